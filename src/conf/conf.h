@@ -1,0 +1,48 @@
+/* conf/conf.h - settings as rows: one table per program gives parsing, bounds, environment names, flags, --help and the docs.
+ * Order of precedence: flag, then environment (OUTWORK_<NAME>, dots and dashes as underscores), then YAML file, then default. */
+#pragma once
+
+#include "base/attr.h"
+#include "base/err.h"
+#include "base/buf.h"
+
+enum conf_type {
+    CONF_STR,        /* char *, malloc'd; NULL when unset */
+    CONF_INT,        /* int64_t */
+    CONF_BOOL,       /* bool */
+    CONF_DUR,        /* int64_t ms; text needs a unit */
+    CONF_SIZE,       /* uint64_t bytes; text needs a unit */
+    CONF_ENUM,       /* int, index into `choices` ("a|b|c") */
+    CONF_LIST,       /* struct conf_list: YAML sequence, or a flag given several times, or comma-separated text */
+};
+struct conf_list { char **item; size_t n; };
+
+struct conf_key {
+    const char *name;            /* as in YAML: "model.url" (nested or dotted); flag: --model-url */
+    char        short_flag;      /* 'c' for -c, or 0 */
+    enum conf_type type;
+    size_t      field;           /* offsetof in the program's settings struct */
+    const char *dflt, *min, *max;/* text, or NULL */
+    const char *choices;         /* CONF_ENUM */
+    const char *env;             /* a further environment name that users know ("ANTHROPIC_BASE_URL"), or NULL */
+    const char *arg;             /* placeholder for --help: "URL" */
+    const char *help;            /* one sentence */
+    bool        secret;          /* a file name is fine; a secret VALUE must never be a flag: such keys take no flag */
+    bool        hidden;          /* not shown in --help */
+};
+struct conf_program {
+    const char *command;         /* "outwork server" */
+    const char *summary;         /* one line */
+    const char *usage;           /* "[options]" or "[options] ENV_ID" */
+    const char *epilog;          /* examples, printed after the options; may be NULL */
+    const struct conf_key *keys; size_t n_keys;
+};
+
+/* Parses argv (argv[0] is skipped), environment, and the file named by --config if given. `settings` must be zeroed; every key gets its
+ * value or default. Positional arguments go to *ret_pos (borrowed from argv). --help prints to stdout and returns RC_OK with *ret_help true.
+ * RC_INVALID names the key, where it came from (flag, variable, file:line) and what is allowed; unknown keys are refused with the nearest known one. */
+MUST_CHECK int conf_load(const struct conf_program *p, int argc, char **argv, void *settings,
+                         struct conf_list *ret_pos, bool *ret_help, struct err *e);
+void conf_free(const struct conf_program *p, void *settings);
+int  conf_write_effective(const struct conf_program *p, const void *settings, struct buf *out);   /* YAML; for --print-config */
+int  conf_write_markdown(const struct conf_program *p, struct buf *out);                          /* docs/ops tables */

@@ -1,0 +1,32 @@
+/* http/fetch.h - the control plane's outgoing calls, by libcurl's multi interface on the event loop (HTTP/1.1 and 2, proxies, own CA).
+ * libcurl is opened by dlopen() at fetch_new(), so that a worker or CLI process does not carry its twenty libraries (see the decision record).
+ * Loop thread only, except fetch_cancel_post(). */
+#pragma once
+
+#include "base/attr.h"
+#include "base/buf.h"
+#include "base/secret.h"
+#include "ev/ev.h"
+
+struct fetch;
+struct fetch_conf { const char *ca_file; const char *proxy; const char *user_agent; size_t conns_max; };
+MUST_CHECK int fetch_new(struct ev *ev, const struct fetch_conf *c, struct fetch **ret, struct err *e);
+void fetch_free(struct fetch *f);
+
+struct fetch_call;
+struct fetch_request {
+    const char *method, *url;
+    const char *const *headers; size_t n_headers;     /* "name: value", copied */
+    const char *secret_header;                        /* "x-api-key" or "authorization"; value = secret_prefix + secret */
+    const char *secret_prefix;                        /* "" or "Bearer " */
+    const struct secret *secret;
+    const char *body; size_t body_n;                  /* borrowed until on_done or cancel */
+    int64_t connect_ms, first_byte_ms, stall_ms, total_ms;   /* 0: no limit */
+    size_t body_max;                                  /* of a buffered answer; 0: 32 MiB */
+    int  (*on_data)(void *ctx, int status, const char *p, size_t n);   /* streaming; NULL: buffered. Non-2xx is always buffered. */
+    /* status 0 when there was no answer; retry_after_ms -1 when not given. `body` is borrowed. */
+    void (*on_done)(void *ctx, int rc, int status, int64_t retry_after_ms, const char *request_id, const struct buf *body, const struct err *e);
+    void *ctx;
+};
+struct fetch_call *fetch_start(struct fetch *f, const struct fetch_request *r);   /* never NULL */
+void fetch_cancel(struct fetch_call *c);

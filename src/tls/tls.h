@@ -1,0 +1,25 @@
+/* tls/tls.h - TLS over non-blocking descriptors (OpenSSL 3; TLS 1.2 at least, 1.3 preferred). Loop thread only. */
+#pragma once
+
+#include "base/attr.h"
+#include "base/err.h"
+
+struct tls_ctx;      /* configuration shared by connections */
+struct tls;          /* one connection */
+
+struct tls_conf {
+    const char *cert_file, *key_file;    /* server, or client certificate; NULL none */
+    const char *ca_file;                 /* client: trust these instead of the system's; server: ask for client certificates of these */
+};
+MUST_CHECK int tls_ctx_server(const struct tls_conf *c, struct tls_ctx **ret, struct err *e);
+MUST_CHECK int tls_ctx_client(const struct tls_conf *c, struct tls_ctx **ret, struct err *e);
+void tls_ctx_free(struct tls_ctx *c);
+
+/* `fd` is borrowed. Client: verifies the certificate chain and `host` (name or IP literal). */
+MUST_CHECK int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e);
+MUST_CHECK int tls_connect(struct tls_ctx *c, int fd, const char *host, struct tls **ret, struct err *e);
+void tls_free(struct tls *t);
+/* RC_OK and *ret_n > 0, RC_AGAIN (then *ret_want is EV_READ or EV_WRITE), RC_CLOSED at the peer's clean end, RC_PROTO / RC_IO with text. */
+MUST_CHECK int tls_handshake(struct tls *t, unsigned *ret_want, struct err *e);
+MUST_CHECK int tls_read(struct tls *t, void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);
+MUST_CHECK int tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);
