@@ -11,11 +11,15 @@
 #define JS_DEPTH_MAX 64                  /* nesting that a peer may send */
 #define JS_BODY_MAX (32 * MIB)           /* the largest document taken from a peer (api.md 1.6) */
 
-/* RC_INVALID with line, column and reason; RC_TOO_LARGE over `max`. Duplicate keys, NUL in strings, text after the value and
+#define JS_VALUES_MAX 250000             /* values in one document: up to 250 bytes of memory each */
+#define JS_WRITE_DEPTH_MAX 256           /* nesting that js_write() follows */
+
+/* RC_INVALID with line, column and reason; RC_TOO_LARGE over `max` bytes or JS_VALUES_MAX. Duplicate keys, NUL in strings, text after the value and
  * nesting over JS_DEPTH_MAX are refused. The result is a new reference. */
 MUST_CHECK int js_parse(const char *p, size_t n, size_t max, json_t **ret, struct err *e);
 
-/* Compact output, keys in insertion order. Equal trees built in the same order give equal bytes. */
+/* Compact output, keys in insertion order. Equal trees built in the same order give equal bytes.
+ * Reals have the fewest digits that read back the same (0.1 stays 0.1). RC_LIMIT, RC_NOMEM from `out`; RC_INVALID: NULL or too deep. */
 MUST_CHECK int js_write(const json_t *j, struct buf *out);
 char *js_text(const json_t *j);                          /* malloc'd compact text; aborts when out of memory */
 
