@@ -28,7 +28,8 @@ struct model_result {
     const char *stop_reason;                     /* "end_turn" "tool_use" ... */
     json_t *stop_details;                        /* or NULL; borrowed */
     json_t *content;                             /* array of content blocks, verbatim; borrowed */
-    struct model_usage usage;
+    struct model_usage usage;                    /* of everything billed for this request, compaction included */
+    int64_t context_tokens;                      /* tokens that stand in the window after this response; 0: unknown */
     const char *model, *request_id;
 };
 struct model_delta { enum { DELTA_TEXT, DELTA_THINKING_START, DELTA_TEXT_START } kind; int index; const char *text; size_t n; };
@@ -37,6 +38,8 @@ struct model_caps {
     int64_t context_tokens, max_output_tokens, cache_min_tokens;
     bool compaction;             /* Messages API's own primitive (service.md 4.4) */
     bool mid_system;             /* accepts role:"system" messages */
+    bool effort;                 /* accepts output_config.effort */
+    bool adaptive_thinking;      /* accepts thinking {"type":"adaptive"} */
 };
 struct model_call;
 struct model_request {
@@ -72,3 +75,6 @@ void model_registry_free(struct model_registry *m);
 /* RC_NOT_FOUND when no provider serves the id. */
 MUST_CHECK int model_resolve(struct model_registry *m, const char *model, const struct model_provider **ret, void **ret_self, struct model_caps *ret_caps);
 json_t *model_list_all(struct model_registry *m);      /* new array of ModelInfo */
+/* An empty registry, and one rule more at its end: `p` serves the ids that begin with `prefix` ("" = all). The registry calls p->free(self) at its end. */
+struct model_registry *model_registry_empty(void);
+void model_registry_add(struct model_registry *m, const char *prefix, const struct model_provider *p, void *self);
