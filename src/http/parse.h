@@ -27,7 +27,8 @@ struct http_head {
 };
 /* RC_OK: *ret_used bytes were the head (with the empty line). RC_AGAIN: incomplete (pass `seen` = length of the previous try, so that a
  * slow sender costs linear time). RC_INVALID: malformed. RC_TOO_LARGE: over HTTP_HEAD_MAX, HTTP_TARGET_MAX or HTTP_HEADERS_MAX.
- * *ret_why (static text) says what was wrong. */
+ * RC_UNSUPPORTED: a well-formed request whose method is none of enum http_method. *ret_why (static text) says what was wrong.
+ * The target may be in absolute form ("http://host/path"), "*" for OPTIONS, "host:port" for CONNECT. Host is required once in HTTP/1.1. */
 MUST_CHECK int http_parse_request(const char *p, size_t n, size_t seen, struct http_head *ret, size_t *ret_used, const char **ret_why);
 MUST_CHECK int http_parse_response(const char *p, size_t n, size_t seen, struct http_head *ret, size_t *ret_used, const char **ret_why);
 const struct slice *http_find(const struct http_head *h, const char *name);   /* first of that name, case-insensitive; NULL */
