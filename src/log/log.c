@@ -242,8 +242,16 @@ static void put_pairs(struct line *l, const char *fmt, va_list *ap)
     for (const char *p = fmt; *p;) {
         p += strspn(p, " ");
         const char *key = p;
-        p += strcspn(p, "= ");
+        p += strcspn(p, "=% ");
         size_t key_n = (size_t)(p - key);
+        if (*p == '%' && key_n) {       /* a key made of arguments: not a literal, so not trusted */
+            put_pair(l, "log_format_error", 16, fmt, strlen(fmt), false);
+            return;
+        }
+        if (*p == '%') {
+            key = "msg";
+            key_n = 3;
+        }
         struct value v = { .n = 0 };
         size_t specs = 0, literals = 0;
         char conv = 0;
