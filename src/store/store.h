@@ -84,7 +84,8 @@ struct store_event_in {
     const char *id, *type, *body, *ref;
     bool is_private, queued;     /* queued: processed_at stays null until stamped */
     bool is_result;              /* (session, ref) unique among results: a second one fails the step with RC_CONFLICT and e->msg "duplicate result" */
-    bool drop_queued;            /* with stamp_id: the queued event is flushed unconsumed: removed from the public list */
+    bool drop_queued;            /* with stamp_id: the queued event is flushed unconsumed: removed from the public list (event_scan still gives it, private) */
+    const char *thread_id;       /* NULL: the session's own thread */
 };
 enum store_run { RUN_KEEP, RUN_START, RUN_RESCHEDULE, RUN_RESUME, RUN_END, RUN_TERMINATE };
 /* One atomic step of a session (architecture: "The event log is the truth"). */
