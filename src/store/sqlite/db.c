@@ -310,6 +310,12 @@ int db_script(struct db *db, const char *sql, struct err *e)
     return sqlite3_exec(db->h, sql, NULL, NULL, NULL) == SQLITE_OK ? RC_OK : db_fail(db, e, "database");
 }
 
+void db_rollback(struct db *db)
+{
+    if (!sqlite3_get_autocommit(db->h))
+        (void)sqlite3_exec(db->h, "ROLLBACK", NULL, NULL, NULL);
+}
+
 void query_add(struct query *q, const char *sql, const char *fmt, ...)
 {
     size_t n = strlen(sql), room = sizeof q->sql - q->n;

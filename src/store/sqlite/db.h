@@ -54,6 +54,8 @@ MUST_CHECK int db_int(struct db *db, int64_t *ret, struct err *e, const char *sq
 /* Several statements without parameters. */
 MUST_CHECK int db_script(struct db *db, const char *sql, struct err *e);
 
+void db_rollback(struct db *db);           /* whatever came before; nothing to do about a failure */
+
 /* A statement put together from parts, for lists with filters. */
 #define QUERY_SQL_MAX 4096
 #define QUERY_VALS_MAX 96

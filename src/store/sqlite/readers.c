@@ -62,8 +62,7 @@ void reader_give(struct reader *r)
     if (!r->db)
         return;
     struct readers *p = r->s->readers;
-    if (!sqlite3_get_autocommit(db_handle(r->db)))
-        (void)db_run(r->db, NULL, "ROLLBACK", "");
+    db_rollback(r->db);
     pthread_mutex_lock(&p->lock);
     p->idle[p->n_idle++] = r->db;
     pthread_cond_signal(&p->given);

@@ -121,7 +121,7 @@ int schema_migrate(struct db *db, int64_t now_ms, struct err *e)
     if (rc == RC_OK)
         rc = db_script(db, "COMMIT", e);
     if (rc < 0) {
-        (void)db_script(db, "ROLLBACK", NULL);
+        db_rollback(db);
         return err_wrap(e, rc, "migrate the database from schema %lld", (long long)v);
     }
     return RC_OK;

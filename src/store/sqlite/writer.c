@@ -63,10 +63,10 @@ static int run_one(struct writer *w, struct closure *c, bool guard)
         /* Notes deduplicated against an earlier closure stay valid: only what this one added goes. */
         w->n_notes = notes;
         if (guard && in_transaction(w) && db_run(w->db, NULL, "ROLLBACK TO closure", "") < 0)
-            (void)db_run(w->db, NULL, "ROLLBACK", "");
+            db_rollback(w->db);
     }
     if (guard && in_transaction(w) && db_run(w->db, NULL, "RELEASE closure", "") < 0)
-        (void)db_run(w->db, NULL, "ROLLBACK", "");
+        db_rollback(w->db);
     return rc < 0 ? rc : RC_OK;
 }
 
@@ -111,8 +111,7 @@ static void run_batch(struct writer *w, struct closure **batch, size_t n)
     for (int i = 0; i < WRITER_BUSY_TRIES && rc == RC_AGAIN && good > 0; i++)
         rc = db_run(w->db, &e, "COMMIT", "");
     if (rc < 0) {
-        if (in_transaction(w))
-            (void)db_run(w->db, NULL, "ROLLBACK", "");
+        db_rollback(w->db);
         w->n_notes = 0;
         if (good > 0)
             fail_all(batch, n, &e, false);
