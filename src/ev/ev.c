@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -278,6 +279,7 @@ static void on_wake(struct ev_io *io, unsigned got)
 
 int ev_new(struct ev **ret, struct err *e)
 {
+    (void)signal(SIGPIPE, SIG_IGN);     /* a peer that hangs up is an error code, never the end of the process */
     struct ev *ev = xcalloc(1, sizeof *ev);
     pthread_mutex_init(&ev->lock, NULL);
     ev->now_ms = clock_mono_ms();

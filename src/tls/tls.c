@@ -1,0 +1,242 @@
+/* tls/tls.c - OpenSSL over non-blocking descriptors. The error queue is emptied before each call and read right after it, so that one
+ * connection's error never shows up in another. */
+#include "tls/tls.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <string.h>
+
+#include "base/str.h"
+#include "ev/ev.h"
+
+#define ALPN_HTTP1 "\x08http/1.1"
+
+struct tls_ctx { SSL_CTX *ssl; };
+struct tls { SSL *ssl; };
+
+/* Puts the newest OpenSSL error behind the text. */
+static int ssl_err(struct err *e, int rc, const char *what)
+{
+    unsigned long code = ERR_peek_last_error();
+    const char *lib = code ? ERR_reason_error_string(code) : NULL;
+    ERR_clear_error();
+    return lib ? err_set(e, rc, "%s: %s", what, lib) : err_set(e, rc, "%s", what);
+}
+
+static int load_pair(SSL_CTX *s, const struct tls_conf *c, struct err *e)
+{
+    if (!c->cert_file && !c->key_file)
+        return RC_OK;
+    if (!c->cert_file || !c->key_file)
+        return err_set(e, RC_INVALID, "a certificate and its key must be given together");
+    if (SSL_CTX_use_certificate_chain_file(s, c->cert_file) != 1) {
+        (void)ssl_err(e, RC_INVALID, c->cert_file);
+        return err_wrap(e, RC_INVALID, "load the certificate");
+    }
+    if (SSL_CTX_use_PrivateKey_file(s, c->key_file, SSL_FILETYPE_PEM) != 1) {
+        (void)ssl_err(e, RC_INVALID, c->key_file);
+        return err_wrap(e, RC_INVALID, "load the private key");
+    }
+    if (SSL_CTX_check_private_key(s) != 1)
+        return ssl_err(e, RC_INVALID, "the key does not belong to the certificate");
+    return RC_OK;
+}
+
+static int no_password(char *buf, int size, int rw, void *u)   /* never ask on the terminal */
+{
+    (void)buf, (void)size, (void)rw, (void)u;
+    return -1;
+}
+
+static int ctx_new(const SSL_METHOD *m, const struct tls_conf *c, struct tls_ctx **ret, struct err *e)
+{
+    ERR_clear_error();
+    SSL_CTX *s = SSL_CTX_new(m);
+    if (!s)
+        return ssl_err(e, RC_NOMEM, "TLS context");
+    SSL_CTX_set_min_proto_version(s, TLS1_2_VERSION);
+    SSL_CTX_set_options(s, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
+    /* Partial writes and a moving buffer: callers write from queues. Released buffers: an idle connection costs little memory. */
+    SSL_CTX_set_mode(s, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_default_passwd_cb(s, no_password);
+    int rc = load_pair(s, c, e);
+    if (rc < 0) {
+        SSL_CTX_free(s);
+        return rc;
+    }
+    *ret = xcalloc(1, sizeof **ret);
+    (*ret)->ssl = s;
+    return RC_OK;
+}
+
+static int choose_alpn(SSL *s, const unsigned char **out, unsigned char *out_n, const unsigned char *in, unsigned in_n, void *arg)
+{
+    (void)s, (void)arg;
+    unsigned char *sel;
+    if (SSL_select_next_proto(&sel, out_n, (const unsigned char *)ALPN_HTTP1, sizeof ALPN_HTTP1 - 1, in, in_n) != OPENSSL_NPN_NEGOTIATED)
+        return SSL_TLSEXT_ERR_NOACK;    /* no agreement: HTTP/1.1 is what we speak anyway */
+    *out = sel;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+int tls_ctx_server(const struct tls_conf *c, struct tls_ctx **ret, struct err *e)
+{
+    if (!c->cert_file)
+        return err_set(e, RC_INVALID, "a TLS server needs a certificate");
+    struct tls_ctx *x = NULL;
+    TRY(ctx_new(TLS_server_method(), c, &x, e));
+    SSL_CTX_set_alpn_select_cb(x->ssl, choose_alpn, NULL);
+    if (SSL_CTX_set_session_id_context(x->ssl, (const unsigned char *)"outwork", 7) != 1) {
+        tls_ctx_free(x);
+        return ssl_err(e, RC_NOMEM, "TLS session context");
+    }
+    if (c->ca_file) {
+        STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(c->ca_file);
+        if (!names || SSL_CTX_load_verify_file(x->ssl, c->ca_file) != 1) {
+            sk_X509_NAME_pop_free(names, X509_NAME_free);
+            tls_ctx_free(x);
+            return ssl_err(e, RC_INVALID, "load the certificate authorities of clients");
+        }
+        SSL_CTX_set_client_CA_list(x->ssl, names);
+        SSL_CTX_set_verify(x->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    }
+    *ret = x;
+    return RC_OK;
+}
+
+int tls_ctx_client(const struct tls_conf *c, struct tls_ctx **ret, struct err *e)
+{
+    struct tls_ctx *x = NULL;
+    TRY(ctx_new(TLS_client_method(), c, &x, e));
+    int ok = c->ca_file ? SSL_CTX_load_verify_file(x->ssl, c->ca_file) : SSL_CTX_set_default_verify_paths(x->ssl);
+    if (ok != 1) {
+        (void)ssl_err(e, RC_INVALID, c->ca_file ? c->ca_file : "the system's store");
+        tls_ctx_free(x);
+        return err_wrap(e, RC_INVALID, "load the certificate authorities");
+    }
+    SSL_CTX_set_verify(x->ssl, SSL_VERIFY_PEER, NULL);
+    *ret = x;
+    return RC_OK;
+}
+
+void tls_ctx_free(struct tls_ctx *c)
+{
+    if (!c)
+        return;
+    SSL_CTX_free(c->ssl);
+    free(c);
+}
+
+static int conn_new(struct tls_ctx *c, int fd, struct tls **ret, struct err *e)
+{
+    ERR_clear_error();
+    SSL *s = SSL_new(c->ssl);
+    if (!s || SSL_set_fd(s, fd) != 1) {
+        SSL_free(s);
+        return ssl_err(e, RC_NOMEM, "TLS connection");
+    }
+    *ret = xcalloc(1, sizeof **ret);
+    (*ret)->ssl = s;
+    return RC_OK;
+}
+
+int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e)
+{
+    TRY(conn_new(c, fd, ret, e));
+    SSL_set_accept_state((*ret)->ssl);
+    return RC_OK;
+}
+
+int tls_connect(struct tls_ctx *c, int fd, const char *host, struct tls **ret, struct err *e)
+{
+    struct tls *t = NULL;
+    TRY(conn_new(c, fd, &t, e));
+    unsigned char ip[16];
+    char bare[64];
+    size_t n = strlen(host);
+    if (n > 2 && n < sizeof bare && host[0] == '[' && host[n - 1] == ']') {     /* an IPv6 literal as URLs write it */
+        memcpy(bare, host + 1, n - 2);
+        bare[n - 2] = '\0';
+        host = bare;
+    }
+    bool is_ip = inet_pton(AF_INET, host, ip) == 1 || inet_pton(AF_INET6, host, ip) == 1;
+    X509_VERIFY_PARAM *p = SSL_get0_param(t->ssl);
+    X509_VERIFY_PARAM_set_hostflags(p, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    int ok = n == 0 ? 0 : is_ip ? X509_VERIFY_PARAM_set1_ip_asc(p, host)
+                                : X509_VERIFY_PARAM_set1_host(p, host, 0) == 1 && SSL_set_tlsext_host_name(t->ssl, host) == 1;
+    if (ok != 1 || SSL_set_alpn_protos(t->ssl, (const unsigned char *)ALPN_HTTP1, sizeof ALPN_HTTP1 - 1) != 0) {
+        tls_free(t);
+        return ssl_err(e, RC_INVALID, "the host name cannot be verified");
+    }
+    SSL_set_connect_state(t->ssl);
+    *ret = t;
+    return RC_OK;
+}
+
+void tls_free(struct tls *t)
+{
+    if (!t)
+        return;
+    ERR_clear_error();
+    /* A clean end where it costs nothing: close_notify goes out if the socket takes it, nobody waits for the answer. */
+    if (SSL_is_init_finished(t->ssl) && !(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN))
+        (void)SSL_shutdown(t->ssl);
+    SSL_free(t->ssl);
+    ERR_clear_error();
+    free(t);
+}
+
+/* Result of an SSL call that did not succeed. */
+static int result(struct tls *t, int r, int sys_errno, const char *what, unsigned *ret_want, struct err *e)
+{
+    int err = SSL_get_error(t->ssl, r);
+    if (err == SSL_ERROR_WANT_READ || err == SSL_ERROR_WANT_WRITE) {
+        *ret_want = err == SSL_ERROR_WANT_READ ? EV_READ : EV_WRITE;
+        return RC_AGAIN;
+    }
+    if (err == SSL_ERROR_ZERO_RETURN)
+        return err_set(e, RC_CLOSED, "%s: the peer ended the connection", what);
+    SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);       /* broken: no close_notify, no session reuse */
+    if (err == SSL_ERROR_SYSCALL)
+        return sys_errno ? err_sys(e, RC_IO, sys_errno, "%s", what) : err_set(e, RC_IO, "%s: the connection was cut", what);
+    unsigned long code = ERR_peek_last_error();
+    if (ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+        ERR_clear_error();
+        return err_set(e, RC_IO, "%s: the connection was cut", what);
+    }
+    long verify = SSL_get_verify_result(t->ssl);
+    if (ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED && verify != X509_V_OK) {
+        ERR_clear_error();
+        return err_set(e, RC_PROTO, "%s: the peer's certificate is refused: %s", what, X509_verify_cert_error_string(verify));
+    }
+    return ssl_err(e, RC_PROTO, what);
+}
+
+int tls_handshake(struct tls *t, unsigned *ret_want, struct err *e)
+{
+    ERR_clear_error();
+    errno = 0;
+    int r = SSL_do_handshake(t->ssl);
+    return r == 1 ? RC_OK : result(t, r, errno, "TLS handshake", ret_want, e);
+}
+
+int tls_read(struct tls *t, void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e)
+{
+    ERR_clear_error();
+    errno = 0;
+    int r = SSL_read_ex(t->ssl, p, n, ret_n);
+    return r == 1 ? RC_OK : result(t, r, errno, "TLS read", ret_want, e);
+}
+
+int tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e)
+{
+    ERR_clear_error();
+    errno = 0;
+    if (n == 0)
+        return err_set(e, RC_INVALID, "TLS write of nothing");
+    int r = SSL_write_ex(t->ssl, p, n, ret_n);
+    return r == 1 ? RC_OK : result(t, r, errno, "TLS write", ret_want, e);
+}
