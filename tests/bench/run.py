@@ -175,12 +175,29 @@ def bench_memory() -> None:
     row("the same with zygote and warm sandboxes (PSS), vs typescript", f"{figures['outwork'][1] / 1024:.1f} MiB", f"{figures['typescript'][1] / 1024:.1f} MiB", figures["outwork"][1] / figures["typescript"][1], "-")
 
 
-def external(program: str, *args: str) -> None:
+def bench_server() -> None:
+    """The server under load from fifty sessions, each with a reader; then a hundred work items to a waiting poll."""
+    sys.path.insert(0, str(ROOT / "tests/e2e"))
+    os.environ["OUTWORK_BIN"] = BIN
+    from harness import MODEL, TOOLSET, World
+    tmp = Path(tempfile.mkdtemp(prefix="outwork-bench-"))
+    script = tmp / "script.json"
+    script.write_text(json.dumps({"models": [MODEL], "default": "Said.", "scenarios": []}))
+    w = World(tmp, script=script)
+    try:
+        agent = w.agent([TOOLSET])
+        external("server_bench", "50", "6", BENCH_URL=w.server.url, BENCH_KEY=w.key, BENCH_AGENT=agent, BENCH_ENV=w.env_id, BENCH_ENV_KEY=w.env_key)
+    finally:
+        w.close()
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def external(program: str, *args: str, **env: str) -> None:
     """A bench program that prints lines "what | ours | reference | ratio | goal"."""
     path = BUILD / "tests/bench" / program
     if not path.exists():
         return
-    out = subprocess.run([str(path), *args], capture_output=True, text=True, timeout=300, env=clean_env(OUTWORK_BIN=BIN))
+    out = subprocess.run([str(path), *args], capture_output=True, text=True, timeout=300, env=clean_env(OUTWORK_BIN=BIN, **env))
     if out.returncode:
         print(f"{program}: status {out.returncode}: {out.stderr[-500:]}")
         raise SystemExit(1)
@@ -191,7 +208,7 @@ def external(program: str, *args: str) -> None:
 
 
 BENCHES = {"bash": bench_bash, "files": bench_files, "sessions": bench_sessions, "memory": bench_memory,
-           "sandbox": lambda: external("sbx_bench"), "server": lambda: external("server_bench")}
+           "sandbox": lambda: external("sbx_bench"), "server": bench_server}
 
 
 def main() -> None:
