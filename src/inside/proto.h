@@ -11,12 +11,12 @@
 
 enum inside_op {
     INSIDE_HELLO = 1,     /* strings: cwd, then NAME=value ... (environment of the shell); answer when ready */
-    INSIDE_BASH,          /* strings: command; flags INSIDE_RESTART; timeout_ms */
-    INSIDE_READ,          /* strings: path; arg0 start line, arg1 end line (INSIDE_VIEW set); limit0 = text file cap, limit1 = cap for images and PDFs */
+    INSIDE_BASH,          /* strings: command; flags INSIDE_RESTART; timeout_ms (0 = 120 s); limit0 = output bytes kept (0 = 102400) */
+    INSIDE_READ,          /* strings: path; arg0 start line, arg1 end line (INSIDE_VIEW set); limit0 = text file cap (0: none), limit1 = cap for images and PDFs; reserved, when not 0, is the cap for images alone (bytes) */
     INSIDE_WRITE,         /* strings: path; then data: the content */
     INSIDE_EDIT,          /* strings: path; arg0 = bytes of old_string; then data: old_string, new_string; flags INSIDE_ALL */
     INSIDE_GLOB,          /* strings: pattern, path ("" = cwd) */
-    INSIDE_GREP,          /* strings: pattern, path */
+    INSIDE_GREP,          /* strings: pattern, path; timeout_ms (0 = 30 s) */
     INSIDE_PUT,           /* strings: path; then data; arg0 = mode: trusted placement of skill files (parents made) */
     INSIDE_REMOVE,        /* strings: path: removes a tree (skills at the end) */
     INSIDE_PING,
