@@ -1,0 +1,15 @@
+/* server/settings.h - settings of `outwork server` (conf/conf.h). */
+#pragma once
+
+#include "conf/conf.h"
+
+struct settings {
+    char *listen, *data, *public_url, *organization_id, *workspace_id;
+    char *model_url, *model_key_file, *model_ca_file, *model_proxy, *models_file, *script_file;
+    char *tls_cert, *tls_key, *log_level;
+    int model_provider, log_format;
+    int64_t jobs, connections, drain_ms, lease_ms, retry_budget_ms;
+    uint64_t bodies_max;
+};
+extern const struct conf_program server_program;
+extern const char *const model_providers[];      /* by settings.model_provider */
