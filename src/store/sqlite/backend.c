@@ -38,14 +38,17 @@ static int sqlite_ping(struct store *st, struct err *e)
     return schema_check(rd.db, e);
 }
 
-static int make_dir_of(const char *path, struct err *e)
+/* The directory of the file: made when it is missing, and who owns it. */
+static int make_dir_of(const char *path, struct stat *ret, struct err *e)
 {
     AUTO_FREE char *dir = str_dup(path);
     char *slash = strrchr(dir, '/');
-    if (!slash || slash == dir)
-        return RC_OK;
-    *slash = '\0';
-    return fd_mkdirs(dir, 0700, e);
+    if (slash && slash != dir) {
+        *slash = '\0';
+        TRY(fd_mkdirs(dir, 0700, e));
+    }
+    const char *name = !slash ? "." : slash == dir ? "/" : dir;
+    return stat(name, ret) < 0 ? err_sys(e, RC_IO, errno, "directory '%s'", name) : RC_OK;
 }
 
 /* Only the owner may read or write the file; SQLite gives its -wal and -shm files the same mode. An existing file is never opened here: closing
@@ -64,10 +67,13 @@ static int make_file(const char *path, bool create, struct err *e)
         return err_sys(e, RC_IO, errno, "open database '%s'", path);
     if (!create)
         return err_set(e, RC_NOT_FOUND, "there is no database '%s'", path);
-    TRY(make_dir_of(path, e));
+    TRY(make_dir_of(path, &sb, e));
     AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 && errno != EEXIST)
         return err_sys(e, RC_IO, errno, "create database '%s'", path);
+    /* Made by root in a service user's directory: the service must be able to open it. */
+    if (fd >= 0 && geteuid() == 0 && sb.st_uid != 0 && fchown(fd, sb.st_uid, sb.st_gid) < 0)
+        return err_sys(e, RC_IO, errno, "give database '%s' to its directory's owner", path);
     return RC_OK;
 }
 
