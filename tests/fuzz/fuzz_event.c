@@ -10,14 +10,14 @@
 static void try_body(uint16_t node, json_t *v)
 {
     struct err e = { 0 };
-    int rc = schema_check(node, v, &e);
+    int rc = shape_check(node, v, &e);
     if (rc != RC_OK) {
         REQUIRE(rc == RC_INVALID && strstr(e.msg, ": "));       /* a path and what was wrong */
         return;
     }
-    json_t *once = schema_prune(node, v), *twice;
-    REQUIRE(schema_check(node, once, &e) == RC_OK);
-    twice = schema_prune(node, once);
+    json_t *once = shape_prune(node, v), *twice;
+    REQUIRE(shape_check(node, once, &e) == RC_OK);
+    twice = shape_prune(node, once);
     REQUIRE(json_equal(once, twice));
     json_decref(once);
     json_decref(twice);
@@ -35,8 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *in, size_t len)
         return 0;
     }
     for (size_t i = 0; i < schema_ops_n; i++)
-        if (schema_ops[i].query && schema_query(schema_ops[i].query, (struct slice){ (const char *)in, len }, &q, &e) == RC_OK) {
-            REQUIRE(schema_check(schema_ops[i].query, q, &e) == RC_OK);
+        if (schema_ops[i].query && shape_query(schema_ops[i].query, (struct slice){ (const char *)in, len }, &q, &e) == RC_OK) {
+            REQUIRE(shape_check(schema_ops[i].query, q, &e) == RC_OK);
             json_decref(q);
         }
     return 0;

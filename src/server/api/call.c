@@ -217,7 +217,7 @@ static bool beta_given(const struct call *c)
 static int take_query(struct call *c)
 {
     const struct schema_op *op = c->route->op ? schema_op_find(c->route->op) : NULL;
-    return schema_query(op ? op->query : 0, http_req_query(c->req), &c->query, &c->e);
+    return shape_query(op ? op->query : 0, http_req_query(c->req), &c->query, &c->e);
 }
 
 static int take_body(struct call *c)
@@ -235,8 +235,8 @@ static int take_body(struct call *c)
     }
     if (!op || !op->body)
         return RC_OK;
-    TRY(schema_check(op->body, c->body, &c->e));
-    json_t *pruned = schema_prune(op->body, c->body);
+    TRY(shape_check(op->body, c->body, &c->e));
+    json_t *pruned = shape_prune(op->body, c->body);
     json_decref(c->body);
     c->body = pruned;
     return RC_OK;

@@ -19,7 +19,7 @@ static const struct schema_prop *prop_find(const struct schema_node *n, char *ke
     return NULL;
 }
 
-/* One value as the JSON type that its node wants. A value that does not fit stays text, so that schema_check() names it. */
+/* One value as the JSON type that its node wants. A value that does not fit stays text, so that shape_check() names it. */
 static json_t *typed(const struct schema_node *n, char *text)
 {
     int64_t v;
@@ -63,7 +63,7 @@ static int take_pair(const struct schema_node *n, struct slice pair, json_t *out
     return RC_OK;
 }
 
-int schema_query(uint16_t node, struct slice raw, json_t **ret, struct err *e)
+int shape_query(uint16_t node, struct slice raw, json_t **ret, struct err *e)
 {
     AUTO_JS out = json_object();
     const struct schema_node *n = &schema_nodes[node];
@@ -76,7 +76,7 @@ int schema_query(uint16_t node, struct slice raw, json_t **ret, struct err *e)
         raw.n -= len + (amp != NULL);
     }
     if (node)
-        TRY(schema_check(node, out, e));
+        TRY(shape_check(node, out, e));
     *ret = TAKE(out);
     return RC_OK;
 }

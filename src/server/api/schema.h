@@ -1,5 +1,5 @@
 /* server/api/schema.h - request shapes as constant tables, made by tools/gen-schema from api/openapi.json.
- * Read by validate.c only; the rest of the server names an operation and calls schema_*(). */
+ * Read by validate.c only; the rest of the server names an operation and calls shape_*(). */
 #pragma once
 
 #include "base/attr.h"
@@ -40,9 +40,9 @@ extern const size_t schema_known_n;
 
 const struct schema_op *schema_op_find(const char *id);                /* NULL: not served */
 /* RC_INVALID with "<path>: <what was expected>". */
-MUST_CHECK int schema_check(uint16_t node, const json_t *v, struct err *e);
-/* A new tree with only what the schema names; leaves are shared. `v` must have passed schema_check(). */
-json_t *schema_prune(uint16_t node, json_t *v);
+MUST_CHECK int shape_check(uint16_t node, const json_t *v, struct err *e);
+/* A new tree with only what the schema names; leaves are shared. `v` must have passed shape_check(). */
+json_t *shape_prune(uint16_t node, json_t *v);
 /* Decodes a raw query by the operation's parameters into an object: integers, booleans, arrays are typed. Keys are the base names ("types",
  * "created_at[gte]"). Unknown parameters are ignored, the last of a repeated scalar counts. New reference. */
-MUST_CHECK int schema_query(uint16_t node, struct slice raw, json_t **ret, struct err *e);
+MUST_CHECK int shape_query(uint16_t node, struct slice raw, json_t **ret, struct err *e);

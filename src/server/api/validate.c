@@ -235,7 +235,7 @@ static int check(const struct schema_node *n, const json_t *v, const struct at *
     return RC_OK;
 }
 
-int schema_check(uint16_t node, const json_t *v, struct err *e)
+int shape_check(uint16_t node, const json_t *v, struct err *e)
 {
     struct at root = { 0 };
     return check(&schema_nodes[node], v, &root, e);
@@ -251,14 +251,14 @@ static json_t *prune_object(const struct schema_node *n, json_t *v)
             if (strcmp(schema_props[n->first + i].name, key) == 0)
                 p = &schema_props[n->first + i];
         if (p)
-            js_set(out, key, schema_prune(p->node, x));
+            js_set(out, key, shape_prune(p->node, x));
         else if (n->open)
             js_set(out, key, json_incref(x));
     }
     return out;
 }
 
-json_t *schema_prune(uint16_t node, json_t *v)
+json_t *shape_prune(uint16_t node, json_t *v)
 {
     const struct schema_node *n = &schema_nodes[node];
     if (!kind_fits(n->kind, v))      /* a null */
@@ -267,26 +267,26 @@ json_t *schema_prune(uint16_t node, json_t *v)
     case SCHEMA_OBJECT: return prune_object(n, v);
     case SCHEMA_ONEOF: {
         const struct schema_variant *x = variant_by_tag(n, json_string_value(json_object_get(v, n->tag)));
-        return x ? schema_prune(x->node, v) : json_incref(v);
+        return x ? shape_prune(x->node, v) : json_incref(v);
     }
     case SCHEMA_ANYOF:
         for (unsigned i = 0; i < n->n; i++) {
             uint16_t x = schema_variants[n->first + i].node;
-            if (kind_fits(schema_nodes[x].kind, v) && schema_check(x, v, NULL) == RC_OK)
-                return schema_prune(x, v);
+            if (kind_fits(schema_nodes[x].kind, v) && shape_check(x, v, NULL) == RC_OK)
+                return shape_prune(x, v);
         }
         return json_incref(v);
     case SCHEMA_ARRAY: {
         json_t *out = json_array();
         for (size_t i = 0; i < json_array_size(v); i++)
-            js_push(out, schema_prune(n->items, json_array_get(v, i)));
+            js_push(out, shape_prune(n->items, json_array_get(v, i)));
         return out;
     }
     case SCHEMA_MAP: {
         json_t *out = json_object(), *x;
         const char *key;
         json_object_foreach(v, key, x)
-            js_set(out, key, schema_prune(n->items, x));
+            js_set(out, key, shape_prune(n->items, x));
         return out;
     }
     case SCHEMA_ANY: case SCHEMA_STRING: case SCHEMA_INT: case SCHEMA_NUMBER: case SCHEMA_BOOL: case SCHEMA_KIND_MAX_: break;

@@ -91,7 +91,7 @@ static void test_bodies(void **state)
     for (size_t i = 0; i < COUNT_OF(t); i++) {
         struct err e = { 0 };
         AUTO_JS v = parse(t[i].in);
-        int rc = schema_check(body_of(t[i].op), v, &e);
+        int rc = shape_check(body_of(t[i].op), v, &e);
         if ((rc == RC_OK) != (t[i].msg == NULL) || (t[i].msg && !strstr(e.msg, t[i].msg)))
             fail_msg("row %zu %s %s: rc %d '%s'", i, t[i].op, t[i].in, rc, e.msg);
     }
@@ -114,7 +114,7 @@ static void test_lengths(void **state)
                 buf_puts(&b, "\xc3\xa4");
             AUTO_JS v = parse("{\"name\":\"n\",\"model\":\"m\",\"agent\":\"a\",\"environment_id\":\"e\"}");
             js_set_str(v, t[i].key, buf_data(&b));
-            assert_int_equal(schema_check(body_of(t[i].op), v, &e), over ? RC_INVALID : RC_OK);
+            assert_int_equal(shape_check(body_of(t[i].op), v, &e), over ? RC_INVALID : RC_OK);
             buf_done(&b);
         }
 }
@@ -130,7 +130,7 @@ static void test_metadata_count(void **state)
             snprintf(key, sizeof key, "k%d", i);
             js_set_str(json_object_get(v, "metadata"), key, "v");
         }
-        assert_int_equal(schema_check(body_of("beta_agents_create"), v, &e), n > 16 ? RC_INVALID : RC_OK);
+        assert_int_equal(shape_check(body_of("beta_agents_create"), v, &e), n > 16 ? RC_INVALID : RC_OK);
     }
 }
 
@@ -147,8 +147,8 @@ static void test_prune(void **state)
     };
     for (size_t i = 0; i < COUNT_OF(t); i++) {
         AUTO_JS v = parse(t[i].in);
-        assert_int_equal(schema_check(body_of(t[i].op), v, NULL), RC_OK);
-        AUTO_JS out = schema_prune(body_of(t[i].op), v);
+        assert_int_equal(shape_check(body_of(t[i].op), v, NULL), RC_OK);
+        AUTO_JS out = shape_prune(body_of(t[i].op), v);
         AUTO_FREE char *text = js_text(out);
         assert_string_equal(text, t[i].out);
     }
@@ -194,7 +194,7 @@ static void test_queries(void **state)
     for (size_t i = 0; i < COUNT_OF(t); i++) {
         struct err e = { 0 };
         AUTO_JS v = NULL;
-        int rc = schema_query(schema_op_find(t[i].op)->query, slice_of(t[i].in), &v, &e);
+        int rc = shape_query(schema_op_find(t[i].op)->query, slice_of(t[i].in), &v, &e);
         AUTO_FREE char *text = v ? js_text(v) : NULL;
         if ((rc == RC_OK) != (t[i].out != NULL) || (t[i].out && strcmp(text, t[i].out) != 0))
             fail_msg("row %zu %s: rc %d '%s' %s", i, t[i].in, rc, e.msg, text ? text : "");
@@ -212,7 +212,7 @@ static void test_query_limits(void **state)
         buf_init(&b, MIB);
         for (int i = 0; i < n; i++)
             buf_puts(&b, "types=agent.message&");
-        assert_int_equal(schema_query(schema_op_find("beta_sessions_events_list")->query, (struct slice){ buf_data(&b), buf_len(&b) }, &v, &e), n > 100 ? RC_INVALID : RC_OK);
+        assert_int_equal(shape_query(schema_op_find("beta_sessions_events_list")->query, (struct slice){ buf_data(&b), buf_len(&b) }, &v, &e), n > 100 ? RC_INVALID : RC_OK);
         buf_done(&b);
     }
     struct buf b;
@@ -221,7 +221,7 @@ static void test_query_limits(void **state)
     buf_puts(&b, "page=");
     for (int i = 0; i < 5000; i++)
         buf_putc(&b, 'a');
-    assert_int_equal(schema_query(schema_op_find("beta_sessions_events_list")->query, (struct slice){ buf_data(&b), buf_len(&b) }, &v, NULL), RC_INVALID);
+    assert_int_equal(shape_query(schema_op_find("beta_sessions_events_list")->query, (struct slice){ buf_data(&b), buf_len(&b) }, &v, NULL), RC_INVALID);
     buf_done(&b);
 }
 
