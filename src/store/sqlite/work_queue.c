@@ -181,7 +181,8 @@ static int expire_tx(struct tx *t, void *arg, struct err *e)
     return x->prune ? prune(t, x->now_ms, e) : RC_OK;
 }
 
-/* Items whose back-off or reservation ended since the last look: nobody wrote anything then, so the note comes from here. */
+/* Items whose back-off or reservation ended since the last look: nobody wrote anything then, so the note comes from here.
+ * One that was claimable from the start (claim_ms = queued_ms) had its note when it was queued. */
 static int note_claimable(struct sqlite_store *s, struct reader *rd, int64_t from_ms, int64_t now_ms, struct err *e)
 {
     if (!s->note)
@@ -189,7 +190,7 @@ static int note_claimable(struct sqlite_store *s, struct reader *rd, int64_t fro
     AUTO_ROW r = { 0 };
     char env[ID_MAX];
     int rc;
-    TRY(db_query(rd->db, &r, NULL, e, "SELECT DISTINCT env_id FROM work WHERE state = 0 AND claim_ms > ? AND claim_ms <= ?", "ii", from_ms, now_ms));
+    TRY(db_query(rd->db, &r, NULL, e, "SELECT DISTINCT env_id FROM work WHERE state = 0 AND claim_ms > ? AND claim_ms <= ? AND claim_ms > queued_ms", "ii", from_ms, now_ms));
     while ((rc = row_next(&r, e)) > 0)
         if (row_copy(&r, env, sizeof env))
             s->note(s->note_ctx, STORE_NOTE_WORK, env);
