@@ -145,7 +145,8 @@ void audit_close(struct audit *a)
 {
     if (!a)
         return;
-    (void)audit_sync(a, NULL);
+    int rc = audit_sync(a, NULL);      /* nothing more can be done about a failure here */
+    (void)rc;
     close(a->fd);
     buf_done(&a->line);
     free(a);
