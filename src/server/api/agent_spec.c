@@ -116,6 +116,10 @@ static int builtin_config(struct call *c, size_t tool, json_t *in, const json_t 
     if (json_object_get(in, "allowed_domains") && json_object_get(in, "blocked_domains"))
         return call_fail(c, RC_INVALID, "tools.%zu.configs: %s takes allowed_domains or blocked_domains, not both", tool, name);
     json_t *out = config_base(in, base);
+    if (str_prefix(name, "web_") && js_bool(out, "enabled", true)) {      /* they would run on this side */
+        json_decref(out);
+        return call_fail(c, RC_INVALID, "tools.%zu.configs: '%s' is not served yet by this server; leave it out or set enabled to false", tool, name);
+    }
     js_set_str(out, "name", name);
     js_set_str(out, "type", name);
     json_object_foreach(in, key, v)

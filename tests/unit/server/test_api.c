@@ -277,6 +277,7 @@ static void test_agent_refusals(void **state)
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\"},{\"type\":\"agent_toolset_20260401\"}]}", "tools.1" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\",\"configs\":[{\"name\":\"bash\"},{\"name\":\"bash\"}]}]}", "tools.0.configs.1" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"custom\",\"name\":\"bash\",\"description\":\"d\",\"input_schema\":{\"type\":\"object\"}}]}", "built-in" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\",\"configs\":[{\"name\":\"web_search\"}]}]}", "web_search" },
         { "{\"name\":\"a\",\"model\":\"m1\"", "" }, { "[]", "" }, { "7", "" }, { "", "required" }, { "{\"name\":\"a\",\"name\":\"b\",\"model\":\"m1\"}", "" },
     };
     for (size_t i = 0; i < COUNT_OF(t); i++) {
