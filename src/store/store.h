@@ -167,7 +167,8 @@ struct store_ops {
 
     int (*step)(struct store *st, struct store_step *s, struct err *e);                     /* RC_NOT_FOUND, RC_CONFLICT, RC_PRECONDITION, RC_INVALID (archived) */
     int (*event_list)(struct store *st, struct arena *a, const char *session_id, const struct store_event_filter *f, struct store_event **ret, size_t *ret_n, struct err *e);
-    /* Everything (public and private) with seq > after or processed_seq > after, ordered by seq, at most `limit`: for reduce(). */
+    /* Everything (public and private) with seq > after or processed_seq > after, ordered by seq, at most `limit`: for reduce(). A reader that
+     * pages goes on after the largest seq it was given; a row consumed beyond that comes again. */
     int (*event_scan)(struct store *st, struct arena *a, const char *session_id, int64_t after_seq, int limit, bool public_only, struct store_event **ret, size_t *ret_n, struct err *e);
     int (*event_get)(struct store *st, struct arena *a, const char *session_id, const char *event_id, struct store_event *ret, struct err *e);
 
