@@ -104,7 +104,7 @@ int sqlite_event_scan(struct store *st, struct arena *a, const char *session_id,
         after_seq = EVENT_SEQ_MAX;
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, public_only ? SCAN(" AND v.is_private = 0") : SCAN(""), "iiiid", l.sn, EVENT_KEY(l.sn, after_seq), EVENT_KEY(l.sn, EVENT_SEQ_MAX),
-                 after_seq, page_limit(limit)));
+                 after_seq, limit < 1 ? 1 : limit));       /* not cut: a short page means that there is no more */
     return event_rows(&r, &l, ret, ret_n, e);
 }
 

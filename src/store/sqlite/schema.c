@@ -51,6 +51,7 @@ static const char schema_1[] =
     " claim_ms INTEGER NOT NULL, handed INTEGER NOT NULL, acknowledged_ms INTEGER, started_ms INTEGER, heartbeat_ms INTEGER,"
     " previous_ms INTEGER, replaced_ms INTEGER, lease_ms INTEGER, stop_requested_ms INTEGER, stopped_ms INTEGER);"
     "CREATE UNIQUE INDEX work_live ON work(session_id) WHERE state <> 4;"
+    "CREATE INDEX work_session ON work(session_id);"
     "CREATE INDEX work_queue ON work(env_id) WHERE state = 0;"
     "CREATE INDEX work_claim ON work(claim_ms) WHERE state = 0;"
     "CREATE INDEX work_lease ON work(lease_ms) WHERE state IN (1, 2, 3);"
