@@ -1,4 +1,5 @@
-/* conf/conf.h - settings as rows: one table per program gives parsing, bounds, environment names, flags, --help and the docs.
+/* conf/conf.h - settings as rows: one table per program gives parsing, bounds, environment names, flags, --help, shell completion and
+ * the docs. Straight-line code for the start of a program; not thread-safe.
  * Order of precedence: flag, then environment (OUTWORK_<NAME>, dots and dashes as underscores), then YAML file, then default. */
 #pragma once
 
@@ -13,7 +14,7 @@ enum conf_type {
     CONF_DUR,        /* int64_t ms; text needs a unit */
     CONF_SIZE,       /* uint64_t bytes; text needs a unit */
     CONF_ENUM,       /* int, index into `choices` ("a|b|c") */
-    CONF_LIST,       /* struct conf_list: YAML sequence, or a flag given several times, or comma-separated text */
+    CONF_LIST,       /* struct conf_list: YAML sequence, or a flag given several times, or comma-separated text ("\," is a comma) */
 };
 struct conf_list { char **item; size_t n; };
 
@@ -38,11 +39,25 @@ struct conf_program {
     const struct conf_key *keys; size_t n_keys;
 };
 
-/* Parses argv (argv[0] is skipped), environment, and the file named by --config if given. `settings` must be zeroed; every key gets its
- * value or default. Positional arguments go to *ret_pos (borrowed from argv). --help prints to stdout and returns RC_OK with *ret_help true.
- * RC_INVALID names the key, where it came from (flag, variable, file:line) and what is allowed; unknown keys are refused with the nearest known one. */
+#define CONF_FILE_MAX (1 * MIB)      /* the settings file */
+#define CONF_ITEMS_MAX 1024          /* entries of one list */
+
+/* Every program also has --config FILE (or OUTWORK_CONFIG), --print-config and --help (-h), unless its table has a row of that name.
+ * Boolean rows have --x, --no-x and --x=true|false. An empty variable counts as unset. A secret row is taken from its variables (whose
+ * text is wiped from the environment) or from a file that no other user can read.
+ *
+ * Parses argv (argv[0] is skipped), environment, and the file if there is one. `settings` must be zeroed; every key gets its value or
+ * default; conf_free() is right after every outcome. Positional arguments go to *ret_pos (texts borrowed from argv, the array `item` is the
+ * caller's to free, also after a failure); a NULL ret_pos refuses them. --help and --print-config print to stdout and return RC_OK with
+ * *ret_help true. RC_INVALID names the key, where it came from (flag, variable, file:line) and what is allowed; unknown keys are refused
+ * with the nearest known one. */
 MUST_CHECK int conf_load(const struct conf_program *p, int argc, char **argv, void *settings,
                          struct conf_list *ret_pos, bool *ret_help, struct err *e);
 void conf_free(const struct conf_program *p, void *settings);
 int  conf_write_effective(const struct conf_program *p, const void *settings, struct buf *out);   /* YAML; for --print-config */
 int  conf_write_markdown(const struct conf_program *p, struct buf *out);                          /* docs/ops tables */
+int  conf_write_help(const struct conf_program *p, struct buf *out);                              /* what --help prints */
+/* One line per flag: "--flag <TAB> placeholder, or a|b|c, or empty for a boolean <TAB> help": for shell completion. */
+int  conf_complete(const struct conf_program *p, struct buf *out);
+/* As conf_load() with this text as the file, without flags and environment: for tests and fuzzing. */
+MUST_CHECK int conf_load_text(const struct conf_program *p, const char *yaml, size_t n, void *settings, struct err *e);
