@@ -13,7 +13,6 @@
 #define CALL_PARAMS_MAX 3
 #define CALL_ARENA_MAX (512 * MIB)       /* store rows of one answer; lists read in chunks */
 #define CALL_ANSWER_MAX (256 * MIB)      /* bytes of one answer */
-#define CALL_SECRET_MAX 200              /* bytes of a credential header */
 #define ROUTE_BODY_SMALL (64 * KIB)      /* bodies of metadata and flags */
 #define ROUTE_BODY_AGENT (4 * MIB)
 #define METADATA_PAIRS_MAX 16            /* api.md 1.8; also in the schema overlay */
@@ -22,7 +21,7 @@
 #define CALL_TAKEN 1                     /* a handler's result: request and call are somebody else's now (stream, park); touch nothing */
 
 struct call;
-enum { WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, NEEDS_BETA = 8, IS_STREAM = 16, BODY_REQUIRED = 32 };
+enum { WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, NEEDS_BETA = 8, IS_STREAM = 16 };
 struct route {
     enum http_method method;
     const char *path;                    /* "/v1/agents/{agent_id}"; a literal beats a parameter */

@@ -141,11 +141,28 @@ static int read_deltas(struct call *c, unsigned *ret)
     return RC_OK;
 }
 
+/* "last_event_id" of the query: for clients that cannot set the header. */
+static struct slice query_last_id(struct slice query)
+{
+    static const char key[] = "last_event_id=";
+    while (query.n) {
+        const char *amp = memchr(query.p, '&', query.n);
+        size_t n = amp ? (size_t)(amp - query.p) : query.n;
+        if (n >= sizeof key - 1 && memcmp(query.p, key, sizeof key - 1) == 0)
+            return (struct slice){ query.p + sizeof key - 1, n - (sizeof key - 1) };
+        query.p += n + (amp != NULL);
+        query.n -= n + (amp != NULL);
+    }
+    return (struct slice){ NULL, 0 };
+}
+
 /* The position after which the client wants events: what it saw last, or now. */
 static int64_t start_position(struct call *c, const struct store_session *s)
 {
     int64_t seq;
     struct slice last = call_header(c, "last-event-id");
+    if (!last.p)
+        last = query_last_id(http_req_query(c->req));
     if (last.p && slice_to_i64(last, 0, INT64_MAX, &seq) == RC_OK)
         return seq < s->last_seq ? seq : s->last_seq;
     return s->last_seq;
