@@ -33,7 +33,7 @@ static struct set **set_of(struct sightings *g, const char *env_id, const char *
     uint32_t h = 2166136261u;
     for (const char *p = env_id; *p; p++)
         h = (h ^ (unsigned char)*p) * 16777619u;
-    for (size_t i = 0; worker_id[i] && i < WORKER_ID_LEN - 1; i++)
+    for (size_t i = 0; i < WORKER_ID_LEN - 1 && worker_id[i]; i++)
         h = (h ^ (unsigned char)worker_id[i]) * 16777619u;
     return &g->set[(h ^ h >> 15) % SETS];
 }

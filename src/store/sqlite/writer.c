@@ -54,7 +54,7 @@ static bool in_transaction(struct writer *w) { return !sqlite3_get_autocommit(db
 static int run_one(struct writer *w, struct closure *c, bool guard)
 {
     struct tx t = { .db = w->db, .s = w->s };
-    struct err none, *e = c->e ? c->e : &none;
+    struct err none = { 0 }, *e = c->e ? c->e : &none;
     size_t notes = w->n_notes;
     if (guard)
         TRY(db_run(w->db, e, "SAVEPOINT closure", ""));

@@ -45,7 +45,9 @@ static void claim_all(struct worker *w)
         w->failed += rc != RC_OK;
         if (rc != RC_OK)
             break;
-        handed[atoi(item.session_id + 5)]++;
+        int64_t k = 0;
+        w->failed += str_to_i64(item.session_id + 5, 0, ITEMS - 1, &k) != RC_OK;
+        handed[k]++;
         w->failed += w->f->o->work_ack(w->f->st, a, "env_1", item.id, T0, 1000, &item, &e) != RC_OK;
     }
     arena_free(a);
