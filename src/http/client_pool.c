@@ -109,15 +109,20 @@ void pool_keep(struct http_client *cl, struct origin *o, struct hconn *c)
         ev_timer_set(cl->ev, &cl->sweep, cl->idle_ms, on_sweep);
 }
 
-/* Something happened on a kept connection: bytes nobody asked for, its end, or just a TLS session ticket. */
-void pool_idle_io(struct hconn *c)
+/* False when a kept connection has ended or holds bytes nobody asked for; a TLS session ticket is neither. */
+static bool usable(struct hconn *c)
 {
     char tmp[64];
     size_t n = 0;
     unsigned want = 0;
     struct err e;
+    return hconn_read(c, tmp, sizeof tmp, &n, &want, &e) == RC_AGAIN;
+}
+
+void pool_idle_io(struct hconn *c)
+{
     struct http_client *cl = c->client;
-    if (c->tls && hconn_read(c, tmp, sizeof tmp, &n, &want, &e) == RC_AGAIN)
+    if (usable(c))
         return;
     list_foreach(o, &cl->origins, struct origin, link)
         if (&o->route == c->route)
@@ -161,12 +166,17 @@ struct origin *pool_origin(struct http_client *cl, const struct http_url *u)
     return o;
 }
 
+/* Looks before it hands one out (one system call): bytes that lie there already must never be taken for the answer to the next request. */
 struct hconn *pool_take(struct origin *o)
 {
-    if (list_empty(&o->idle))
-        return NULL;
-    struct hconn *c = list_first(&o->idle, struct hconn, link);
-    list_del(&c->link);
-    o->n_idle--;
-    return c;
+    while (!list_empty(&o->idle)) {
+        struct hconn *c = list_first(&o->idle, struct hconn, link);
+        if (usable(c)) {
+            list_del(&c->link);
+            o->n_idle--;
+            return c;
+        }
+        drop_idle(o, c);
+    }
+    return NULL;
 }

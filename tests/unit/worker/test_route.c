@@ -12,10 +12,10 @@
 /* What the route did, as text: "run a;" "int a;" (dispatched as interrupted) "!;" (interrupt) "held a;" ... */
 static char did[4096];
 
-static void add(const char *fmt, const char *id)
+static void add(const char *what, const char *id)
 {
     size_t n = strlen(did);
-    (void)snprintf(did + n, sizeof did - n, fmt, id);
+    (void)snprintf(did + n, sizeof did - n, "%s%s%s;", what, *id ? " " : "", id);
 }
 
 static bool op_known(void *ctx, const char *name)
@@ -28,17 +28,15 @@ static void op_dispatch(void *ctx, const char *id, const char *name, const json_
 {
     (void)ctx, (void)name;
     assert_non_null(ev);
-    add(interrupted ? "int %s;" : "run %s;", id);
+    add(interrupted ? "int" : "run", id);
 }
 
-static void op_interrupt(void *ctx) { (void)ctx; add("!%s;", ""); }
+static void op_interrupt(void *ctx) { (void)ctx; add("!", ""); }
 
 static void op_note(void *ctx, const char *what, const char *id, const char *name)
 {
     (void)ctx, (void)name;
-    char t[64];
-    (void)snprintf(t, sizeof t, "%s %%s;", what);
-    add(t, id);
+    add(what, id);
 }
 
 static const struct route_ops ops = { op_known, op_dispatch, op_interrupt, op_note };
