@@ -88,7 +88,9 @@ struct store_event_in {
     const char *thread_id;       /* NULL: the session's own thread */
 };
 enum store_run { RUN_KEEP, RUN_START, RUN_RESCHEDULE, RUN_RESUME, RUN_END, RUN_TERMINATE };
-/* One atomic step of a session (architecture: "The event log is the truth"). */
+/* One atomic step of a session (architecture: "The event log is the truth"). Run changes are total: whatever the state was, after START and RESUME
+ * the session is running, after RESCHEDULE rescheduling, after END idle (only running time is active time). On a terminated session START,
+ * RESUME and RESCHEDULE are RC_INVALID; TERMINATE ends an unheld work item and asks the worker of a held one to stop. */
 struct store_step {
     const char *session_id;
     int64_t expect_seq;          /* -1 any; else RC_CONFLICT ("log moved") unless last_seq equals it */
@@ -102,7 +104,7 @@ struct store_step {
     bool wake;                   /* emit STORE_NOTE_RUN */
     const char *title, *metadata, *agent;    /* replace when not NULL (session update) */
     int64_t now_ms;
-    int64_t ret_first_seq, ret_last_seq;     /* out */
+    int64_t ret_first_seq, ret_last_seq;     /* out: seq of events[0] and of the last; without events first is last + 1 */
 };
 struct store_event_filter {
     const char *thread_id;                   /* NULL any */
@@ -158,11 +160,12 @@ struct store_ops {
     int (*environment_delete)(struct store *st, const char *id, struct err *e);                              /* RC_CONFLICT: sessions use it */
     int (*environment_list)(struct store *st, struct arena *a, const struct store_page *p, struct store_environment **ret, size_t *ret_n, struct err *e);
 
-    /* `first` (may be NULL) is applied in the same transaction: initial events, RUN_START, ensure_work. */
+    /* `first` (may be NULL) is applied in the same transaction: initial events, RUN_START, ensure_work. RC_NOT_FOUND: environment;
+     * RC_INVALID: environment or agent archived; RC_CONFLICT: id. */
     int (*session_create)(struct store *st, const struct store_session *in, struct store_step *first, struct err *e);
     int (*session_get)(struct store *st, struct arena *a, const char *id, struct store_session *ret, struct err *e);
     int (*session_list)(struct store *st, struct arena *a, const struct store_page *p, const struct store_session_filter *f, struct store_session **ret, size_t *ret_n, struct err *e);
-    int (*session_archive)(struct store *st, struct store_step *last, struct err *e);       /* step with RUN_TERMINATE; RC_INVALID while running; live work is stopped */
+    int (*session_archive)(struct store *st, struct store_step *last, struct err *e);       /* step with RUN_TERMINATE; RC_INVALID while running; live work is stopped; again: RC_OK, nothing appended */
     int (*session_delete)(struct store *st, const char *id, struct err *e);                 /* RC_INVALID while running; removes everything of it, stops live work */
 
     int (*step)(struct store *st, struct store_step *s, struct err *e);                     /* RC_NOT_FOUND, RC_CONFLICT, RC_PRECONDITION, RC_INVALID (archived) */
