@@ -201,6 +201,38 @@ int conf_write_help(const struct conf_program *p, struct buf *out)
 
 /* ---- --print-config ---- */
 
+/* Code points that JSON shows as they are, but YAML takes for a line's end or refuses. Returns the length in UTF-8, 0 for others. */
+static size_t yaml_escape(const unsigned char *p, unsigned *ret)
+{
+    static const struct { unsigned char from[3], to[3]; size_t n; } range[] = {
+        { { 0x7f }, { 0x7f }, 1 }, { { 0xc2, 0x80 }, { 0xc2, 0x9f }, 2 }, { { 0xe2, 0x80, 0xa8 }, { 0xe2, 0x80, 0xa9 }, 3 },
+        { { 0xef, 0xbb, 0xbf }, { 0xef, 0xbb, 0xbf }, 3 }, { { 0xef, 0xbf, 0xbe }, { 0xef, 0xbf, 0xbf }, 3 },
+    };
+    for (size_t i = 0; i < COUNT_OF(range); i++) {
+        size_t n = range[i].n;
+        if (strncmp((const char *)p, (const char *)range[i].from, n - 1) != 0 || p[n - 1] < range[i].from[n - 1] || p[n - 1] > range[i].to[n - 1])
+            continue;
+        *ret = n == 1 ? p[0] : n == 2 ? (p[0] & 0x1fu) << 6 | (p[1] & 0x3fu) : (p[0] & 0x0fu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
+        return n;
+    }
+    return 0;
+}
+
+static void write_quoted(struct buf *out, const char *s)
+{
+    struct buf json;
+    unsigned code;
+    buf_init(&json, SIZE_MAX);
+    if (js_write_string(&json, s, strlen(s)) < 0)
+        out->failed = true;
+    for (const char *p = buf_data(&json); *p;) {
+        size_t n = yaml_escape((const unsigned char *)p, &code);
+        (void)(n ? buf_printf(out, "\\u%04x", code) : buf_putc(out, *p));
+        p += n ? n : 1;
+    }
+    buf_done(&json);
+}
+
 /* Texts that YAML takes for something else, or that hold marks, are quoted as JSON, which YAML reads as well. */
 static void write_text(struct buf *out, const char *s)
 {
@@ -210,7 +242,10 @@ static void write_text(struct buf *out, const char *s)
         plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || strchr("/._-@", *c) || (*c == ':' && c[1] == '/');
     for (size_t i = 0; i < COUNT_OF(words); i++)
         plain = plain && strcasecmp(s, words[i]) != 0;
-    (void)(plain ? buf_puts(out, s) : js_write_string(out, s, strlen(s)));
+    if (plain)
+        (void)buf_puts(out, s);
+    else
+        write_quoted(out, s);
 }
 
 static void write_value(const struct conf_key *k, const void *settings, struct buf *out)
@@ -243,7 +278,7 @@ static void write_value(const struct conf_key *k, const void *settings, struct b
         (void)buf_putc(out, '[');
         for (size_t i = 0; i < l->n; i++) {
             (void)buf_puts(out, i ? ", " : "");
-            (void)js_write_string(out, l->item[i], strlen(l->item[i]));
+            write_quoted(out, l->item[i]);
         }
         (void)buf_putc(out, ']');
         return;

@@ -292,13 +292,13 @@ static void effective(void **st)
     struct run r;
     struct buf b, c;
     struct err e;
-    RUN(&r, "--no-plain", "yes", "--model-url", "a: b #", "--host", "x\\,y", "--host", "\"q\"", "--wait", "90s", "--room", "1000B", "--mode", "host", "--hidden", "5");
+    RUN(&r, "--no-plain", "yes", "--model-url", "a: b #", "--host", "x\\,y", "--host", "\"q\"", "--wait", "90s", "--room", "1000B", "--mode", "host", "--hidden", "\x7f\xc2\x85\xe2\x80\xa8\xef\xbb\xbf\xef\xbf\xbf\xc2\xa0\xf0\x9f\x98\x80");
     assert_int_equal(r.rc, RC_OK);
     buf_init(&b, 100000);
     buf_init(&c, 100000);
     assert_int_equal(conf_write_effective(&program, &r.s, &b), RC_OK);
     assert_string_equal(buf_data(&b), "jobs: 4\noffset: 0\nwait: 90s\nroom: 1KB\nquiet: false\ncache: true\nmode: host\nhost: [\"x,y\", \"\\\"q\\\"\"]\nweak: []\n"
-                                      "no-plain: \"yes\"\nhidden: \"5\"\nmodel:\n  url: \"a: b #\"\n  # key-file: (not set)\n  # token: (not set)\n");
+                                      "no-plain: \"yes\"\nhidden: \"\\u007f\\u0085\\u2028\\ufeff\\uffff\xc2\xa0\xf0\x9f\x98\x80\"\nmodel:\n  url: \"a: b #\"\n  # key-file: (not set)\n  # token: (not set)\n");
     struct settings s = { 0 };
     assert_int_equal(conf_load_text(&program, buf_data(&b), buf_len(&b), &s, &e), RC_OK);
     assert_int_equal(conf_write_effective(&program, &s, &c), RC_OK);
