@@ -19,6 +19,7 @@
 #define EV_EVENTS_PER_TURN 128  /* I/O events taken from the kernel at once */
 #define EV_POSTS_PER_TURN 512   /* posts run before I/O is looked at again */
 #define EV_SLEEP_MAX_MS 60000   /* upper end of one wait; only bounds arithmetic */
+#define WAKE_ID UINT64_MAX
 
 struct slot { struct ev_io *io; uint32_t gen, next_free; };     /* next_free: index + 1, 0 ends the list */
 struct heap_item { int64_t due_ms; uint64_t seq; struct ev_timer *t; };
@@ -44,7 +45,6 @@ struct ev {
     struct post_queue run;      /* loop thread only: being run, from `run_at` */
     size_t run_at;
 
-    struct ev_io wake_io;
     struct ev_signals *signals;
 };
 
@@ -211,6 +211,8 @@ void ev_io_stop(struct ev_io *io)
 
 static void dispatch(struct ev *ev, const struct epoll_event *ee)
 {
+    if (ee->data.u64 == WAKE_ID)
+        return;                                         /* posts run at the end of the turn */
     const struct slot *s = &ev->slots[(uint32_t)ee->data.u64];
     struct ev_io *io = s->io;
     if (!io || s->gen != (uint32_t)(ee->data.u64 >> 32))
@@ -267,14 +269,6 @@ static void run_posts(struct ev *ev)
     }
 }
 
-static void on_wake(struct ev_io *io, unsigned got)
-{
-    (void)got;
-    uint64_t n;
-    while (read(io->fd, &n, sizeof n) < 0 && errno == EINTR) {
-    }
-}
-
 /* ---- the loop ---- */
 
 int ev_new(struct ev **ret, struct err *e)
@@ -285,7 +279,9 @@ int ev_new(struct ev **ret, struct err *e)
     ev->now_ms = clock_mono_ms();
     ev->epfd = epoll_create1(EPOLL_CLOEXEC);
     ev->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ev->epfd < 0 || ev->wakefd < 0 || ev_io_start(ev, &ev->wake_io, ev->wakefd, EV_READ, on_wake) < 0) {
+    /* Edge-triggered: each write wakes once, and nobody has to read the counter (2^64 wake-ups are out of reach). */
+    struct epoll_event ee = { .events = EPOLLIN | EPOLLET, .data.u64 = WAKE_ID };
+    if (ev->epfd < 0 || ev->wakefd < 0 || epoll_ctl(ev->epfd, EPOLL_CTL_ADD, ev->wakefd, &ee) < 0) {
         int rc = err_sys(e, RC_IO, errno, "event loop: epoll or eventfd");
         ev_free(ev);
         return rc;
@@ -299,7 +295,6 @@ void ev_free(struct ev *ev)
     if (!ev)
         return;
     ev_signals_free(ev->signals);
-    ev_io_stop(&ev->wake_io);
     if (ev->wakefd >= 0)
         (void)close(ev->wakefd);
     if (ev->epfd >= 0)
