@@ -29,7 +29,7 @@ def test_fifty_sessions_in_parallel(fresh):
 
 
 def test_worker_killed_in_mid_call_another_takes_over(fresh):
-    w = fresh(server_args=["--lease-ttl", "10s"])
+    w = fresh(server_args=["--lease", "10s"])
     first = w.worker("outwork")
     sids = [w.session(plan([tool("bash", command="echo before")], [tool("bash", command="sleep 4; echo after")], ["end"])) for _ in range(4)]
     wait_for(lambda: all(sum(e["type"] == "agent.tool_use" for e in w.events(s)) == 2 for s in sids), timeout=30, why="second calls are out")
