@@ -15,23 +15,13 @@
 
 #define F(f) offsetof(struct worker_settings, f)
 
-/* Order: rows of the poller only, rows of both, rows of `run` only; the two programs are windows on this one table. */
+/* Order: rows of `run` only, rows of both, rows of the poller only; the two programs are windows on this one table. */
 static const struct conf_key keys[] = {
-    { .name = "worker-id", .type = CONF_STR, .field = F(worker_id), .env = "ANTHROPIC_WORKER_ID", .arg = "ID",
-      .help = "Name of this process in the queue's statistics (default: host name and a random part)." },
-    { .name = "on-work", .type = CONF_STR, .field = F(on_work), .arg = "SCRIPT",
-      .help = "Start SCRIPT for each work item instead of serving it here: item on stdin, ids and key in the environment." },
-    { .name = "on-work-owns-stop", .type = CONF_BOOL, .field = F(on_work_owns_stop), .dflt = "false",
-      .help = "The script ends the item itself; without it the item is stopped as soon as the script returns." },
-    { .name = "max-sessions", .type = CONF_INT, .field = F(max_sessions), .dflt = "16", .min = "1", .max = "1024", .arg = "N",
-      .help = "Sessions served at the same time; at the limit no work is asked for." },
-    { .name = "warm", .type = CONF_INT, .field = F(warm), .dflt = "1", .min = "0", .max = "64", .arg = "N",
-      .help = "Finished sandboxes kept ready." },
-    { .name = "keep-sessions", .type = CONF_DUR, .field = F(keep_sessions), .dflt = "30d", .min = "1h", .arg = "TIME",
-      .help = "How long the files of a session are kept after it was last served." },
-    { .name = "health-listen", .type = CONF_STR, .field = F(health_listen), .arg = "ADDR:PORT",
-      .help = "Answer /healthz and /metrics there; /healthz turns 503 when polling or a heartbeat makes no progress." },
-#define POLL_KEYS 7
+    { .name = "session-id", .type = CONF_STR, .field = F(session_id), .env = "ANTHROPIC_SESSION_ID", .arg = "ID", .help = "The session of the claimed item." },
+    { .name = "work-id", .type = CONF_STR, .field = F(work_id), .env = "ANTHROPIC_WORK_ID", .arg = "ID", .help = "The claimed item." },
+    { .name = "work-secret-file", .type = CONF_STR, .field = F(work_secret_file), .env = "ANTHROPIC_WORK_SECRET_FILE", .arg = "FILE",
+      .help = "The item's secret; with it no environment key is needed. Or set ANTHROPIC_WORK_SECRET." },
+#define RUN_KEYS 3
     { .name = "environment-id", .type = CONF_STR, .field = F(environment_id), .env = "ANTHROPIC_ENVIRONMENT_ID", .arg = "ENV",
       .help = "The self-hosted environment to serve (env_...)." },
     { .name = "environment-key-file", .type = CONF_STR, .field = F(environment_key_file), .arg = "FILE",
@@ -69,11 +59,21 @@ static const struct conf_key keys[] = {
     { .name = "log-format", .type = CONF_ENUM, .field = F(log_format), .dflt = "text", .choices = "text|json", .arg = "text|json", .help = "Form of the log on stderr." },
     { .name = "log-level", .type = CONF_ENUM, .field = F(log_level), .dflt = "info", .choices = "debug|info|warn|error", .arg = "LEVEL", .help = "Least important line shown." },
     { .name = "print-config", .type = CONF_BOOL, .field = F(print_config), .dflt = "false", .help = "Print the settings in force as YAML and exit." },
-#define RUN_KEYS 3
-    { .name = "session-id", .type = CONF_STR, .field = F(session_id), .env = "ANTHROPIC_SESSION_ID", .arg = "ID", .help = "The session of the claimed item." },
-    { .name = "work-id", .type = CONF_STR, .field = F(work_id), .env = "ANTHROPIC_WORK_ID", .arg = "ID", .help = "The claimed item." },
-    { .name = "work-secret-file", .type = CONF_STR, .field = F(work_secret_file), .env = "ANTHROPIC_WORK_SECRET_FILE", .arg = "FILE",
-      .help = "The item's secret; with it no environment key is needed. Or set ANTHROPIC_WORK_SECRET." },
+    { .name = "worker-id", .type = CONF_STR, .field = F(worker_id), .env = "ANTHROPIC_WORKER_ID", .arg = "ID",
+      .help = "Name of this process in the queue's statistics (default: host name and a random part)." },
+    { .name = "on-work", .type = CONF_STR, .field = F(on_work), .arg = "SCRIPT",
+      .help = "Start SCRIPT for each work item instead of serving it here: item on stdin, ids and key in the environment." },
+    { .name = "on-work-owns-stop", .type = CONF_BOOL, .field = F(on_work_owns_stop), .dflt = "false",
+      .help = "The script ends the item itself; without it the item is stopped as soon as the script returns." },
+    { .name = "max-sessions", .type = CONF_INT, .field = F(max_sessions), .dflt = "16", .min = "1", .max = "1024", .arg = "N",
+      .help = "Sessions served at the same time; at the limit no work is asked for." },
+    { .name = "warm", .type = CONF_INT, .field = F(warm), .dflt = "1", .min = "0", .max = "64", .arg = "N",
+      .help = "Finished sandboxes kept ready." },
+    { .name = "keep-sessions", .type = CONF_DUR, .field = F(keep_sessions), .dflt = "30d", .min = "1h", .arg = "TIME",
+      .help = "How long the files of a session are kept after it was last served." },
+    { .name = "health-listen", .type = CONF_STR, .field = F(health_listen), .arg = "ADDR:PORT",
+      .help = "Answer /healthz and /metrics there; /healthz turns 503 when polling or a heartbeat makes no progress." },
+#define POLL_KEYS 7
 };
 
 #define EXITS \
@@ -95,7 +95,7 @@ const struct conf_program worker_program = {
         "  outwork worker --sandbox-network host --sandbox-memory 8GiB --sandbox-ro /opt/toolchain\n"
         "  outwork worker --on-work ./start-container.sh       each item in a container of your own, which calls `outwork worker run`\n"
         "\n" EXITS,
-    .keys = keys, .n_keys = COUNT_OF(keys) - RUN_KEYS,
+    .keys = keys + RUN_KEYS, .n_keys = COUNT_OF(keys) - RUN_KEYS,
 };
 
 const struct conf_program worker_run_program = {
@@ -103,7 +103,7 @@ const struct conf_program worker_run_program = {
     .summary = "Serve one work item that was already claimed (by `outwork worker --on-work` or `ant beta:worker poll`), then exit.",
     .usage = "[options]",
     .epilog = "The item is named by ANTHROPIC_WORK_ID, ANTHROPIC_SESSION_ID and ANTHROPIC_ENVIRONMENT_ID as such a poller sets them.\n\n" EXITS,
-    .keys = keys + POLL_KEYS, .n_keys = COUNT_OF(keys) - POLL_KEYS,
+    .keys = keys, .n_keys = COUNT_OF(keys) - POLL_KEYS,
 };
 
 static void default_from_env(char **field, const char *name)
