@@ -76,7 +76,7 @@ def test_sessions_by_sdk(sdk, world):
     assert sdk.beta.sessions.update(s.id, title="new").title == "new"
     threads = list(sdk.beta.sessions.threads.list(s.id))
     assert len(threads) == 1 and threads[0].parent_thread_id is None
-    assert [e.type for e in sdk.beta.sessions.threads.events.list(threads[0].id, session_id=s.id)][-1] == "session.status_idle"
+    assert [e.type for e in sdk.beta.sessions.threads.events.list(threads[0].id, session_id=s.id)][-1] == "session.updated"
     assert s.id in [x.id for x in sdk.beta.sessions.list(agent_id=agent, limit=2)]
     assert sdk.beta.sessions.archive(s.id).status == "terminated"
     with pytest.raises(anthropic.APIStatusError):
@@ -109,7 +109,7 @@ def test_models(sdk):
 
 
 @pytest.mark.parametrize("path,body,words", [
-    ("/v1/agents", {}, ["name"]),
+    ("/v1/agents", {"model": MODEL}, ["name"]),
     ("/v1/agents", {"name": 5, "model": MODEL}, ["name"]),
     ("/v1/agents", {"name": "x", "model": MODEL, "tools": [{"type": "nonsense"}]}, ["tools.0"]),
     ("/v1/agents", {"name": "x", "model": MODEL, "tools": [{"type": "custom", "name": "bad name!", "description": "d", "input_schema": {"type": "object"}}]}, ["tools.0"]),

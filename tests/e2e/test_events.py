@@ -192,7 +192,7 @@ def test_stop_reasons(world, custom, step, reason):
 
 
 def test_cut_tool_call_is_never_executed(world, custom):
-    sid = world.session(plan({"blocks": [{"type": "tool_use", "id": "toolu_cut", "name": "lookup", "input": {}}], "stop_reason": "max_tokens"}, ["moved on"]), agent=custom)
+    sid = world.session(plan({"blocks": ["Looking", {"type": "tool_use", "id": "toolu_cut", "name": "lookup", "input": {}}], "stop_reason": "max_tokens"}, ["moved on"]), agent=custom)
     events = world.idle(sid)
     assert "agent.custom_tool_use" not in public(events)
     assert [e["content"][0]["text"] for e in events if e["type"] == "agent.message"][-1] == "moved on"

@@ -1,6 +1,7 @@
 /* server/api/sessions.c - sessions (api.md 4). Status changes are built by the loop's inbox, never here. */
 #include <string.h>
 
+#include "server/loop/tools.h"
 #include "server/api/call.h"
 
 #define LIMIT_DEFAULT 20
@@ -115,6 +116,8 @@ static int create(struct call *c, json_t *agent, const struct store_agent *a, js
     id_new("sesn", id);
     id_new("sthr", thread_id);
     TRY(inbox_initial(c->arena, id, thread_id, json_object_get(c->body, "initial_events"), &first, &c->e));
+    if (first)
+        first->ensure_work = tools_any_worker(agent);      /* a worker may get ready while the model thinks */
     struct store_session in = {
         .id = id, .thread_id = thread_id, .env_id = js_str(c->body, "environment_id"), .agent_id = a->id, .agent_version = a->version,
         .title = js_str(c->body, "title"), .agent = agent_text, .metadata = metadata_text, .extra = "{}",
