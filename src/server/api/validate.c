@@ -8,6 +8,7 @@
 #include "base/utf8.h"
 
 #define PATH_MAX_BYTES 256      /* of the path in a message; the rest is cut */
+#define MISSING_MAX_BYTES 400   /* of a list of missing properties */
 #define WORDS_MAX_BYTES 160     /* of a list of allowed words */
 
 /* Where the walk stands: one frame per level, on the stack. Depth is bounded by the parser (JS_DEPTH_MAX). */
@@ -27,6 +28,16 @@ static void path_write(const struct at *at, struct buf *out)
         buf_puts(out, at->key);
     else
         buf_printf(out, "%zu", at->index);
+}
+
+/* As path_write, behind other text. */
+static void path_write_all(const struct at *at, struct buf *out)
+{
+    struct buf b;
+    buf_init(&b, PATH_MAX_BYTES);
+    path_write(at, &b);
+    buf_put(out, buf_data(&b), buf_len(&b));
+    buf_done(&b);
 }
 
 static int refuse(struct err *e, const struct at *at, const char *text)
@@ -121,16 +132,35 @@ static int check_string(const struct schema_node *n, const json_t *v, const stru
     return RC_OK;
 }
 
+/* All missing properties of one object at once. RC_OK when none is. */
+static int check_required(const struct schema_node *n, const json_t *v, const struct at *at, struct err *e)
+{
+    struct buf b;
+    buf_init(&b, MISSING_MAX_BYTES);
+    for (unsigned i = 0; i < n->n; i++) {
+        const struct schema_prop *p = &schema_props[n->first + i];
+        struct at here = { .up = at, .key = p->name };
+        if (!p->required || json_object_get(v, p->name))
+            continue;
+        if (buf_len(&b))
+            buf_puts(&b, "; ");
+        path_write_all(&here, &b);
+        buf_puts(&b, ": field required");
+    }
+    int rc = buf_len(&b) ? err_set(e, RC_INVALID, "%s", buf_data(&b)) : RC_OK;
+    buf_done(&b);
+    return rc;
+}
+
 static int check_object(const struct schema_node *n, const json_t *v, const struct at *at, struct err *e)
 {
+    TRY(check_required(n, v, at, e));
     for (unsigned i = 0; i < n->n; i++) {
         const struct schema_prop *p = &schema_props[n->first + i];
         const json_t *x = json_object_get(v, p->name);
         struct at here = { .up = at, .key = p->name };
         if (x)
             TRY(check(&schema_nodes[p->node], x, &here, e));
-        else if (p->required)
-            return refuse(e, &here, "field required");
     }
     return RC_OK;
 }

@@ -38,7 +38,7 @@ static void test_bodies(void **state)
         { "beta_agents_create", "{\"name\":\"n\",\"model\":{\"id\":\"m\",\"effort\":{\"type\":\"low\"}}}", NULL },
         { "beta_agents_create", "{\"name\":\"n\",\"model\":{\"id\":\"m\",\"effort\":null,\"speed\":null}}", NULL },
         { "beta_agents_create", "{\"name\":\"n\",\"model\":\"m\",\"unknown\":[1]}", NULL },
-        { "beta_agents_create", "{}", "model: field required" },
+        { "beta_agents_create", "{}", "model: field required; name: field required" },
         { "beta_agents_create", "{\"model\":\"m\"}", "name: field required" },
         { "beta_agents_create", "{\"name\":5,\"model\":\"m\"}", "name: expected a string" },
         { "beta_agents_create", "{\"name\":\"\",\"model\":\"m\"}", "name: minimum string length is 1" },
