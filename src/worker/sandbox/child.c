@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/keyctl.h>
 #include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,6 +47,7 @@ static int wait_for(int sync_fd, char want, struct err *e)
 
 static int set_oom_score(int proc_mfd)
 {
+    (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);       /* else its own /proc/self belongs to root; nobody else is in this pid namespace yet */
     AUTO_CLOSE int fd = openat(proc_mfd, "self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     return fd >= 0 && write(fd, OOM_SCORE, strlen(OOM_SCORE)) > 0 ? RC_OK : RC_IO;
 }
@@ -111,7 +113,9 @@ static int setup(const struct child_args *a, int *payload, int *sync, struct err
     umask(022);
     TRY(limits_apply(&a->p->limits, a->pl, a->seq, e));
     TRY(arrange_fds(a, payload, sync, e));
-    TRY(wait_for(*sync, 'c', e));           /* in its cgroups by now */
+    TRY(wait_for(*sync, 'c', e));           /* in its cgroups by now: they become the root of what it can see */
+    if (unshare(CLONE_NEWCGROUP) < 0)
+        return err_sys(e, RC_UNSUPPORTED, errno, "cgroup namespace");
     reset_signals();
     TRY(caps_drop_all(e));
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)

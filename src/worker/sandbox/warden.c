@@ -20,6 +20,7 @@
 #include "worker/sandbox/internal.h"
 
 #define MEMORY_TICK_MS 50
+#define DISK_LOOK_MS 50          /* a look at the file system's free space; a scan follows when it fell by much */
 #define DISK_TICK_MS 500
 #define DISK_TICK_MAX_MS 10000
 #define DISK_SHARE 10            /* a scan is repeated after at least ten times what it took */
@@ -31,8 +32,8 @@ struct watch {
     struct watch *next;
     uint32_t seq; int procfd, dirfd;
     uint64_t memory_bytes, disk_bytes, disk_floor; uint32_t pids;
-    int64_t disk_due_ms, disk_wait_ms, memory_due_ms, memory_wait_ms;
-    uint64_t fs_free, fs_files;
+    int64_t disk_due_ms, disk_scan_ms, memory_due_ms, memory_wait_ms;
+    uint64_t fs_free, fs_files, disk_last;
     uint64_t memfd_bytes;            /* by the last disk round: looking at every descriptor is too dear for each memory round */
     bool told, measured;
 };
@@ -99,38 +100,53 @@ static void check_memory(struct warden *w, struct watch *x, int64_t now)
     x->memory_due_ms = now + x->memory_wait_ms;
 }
 
+/* A session that comes back too large may shrink and go on, but not grow. */
+static uint64_t disk_limit(const struct watch *x)
+{
+    return x->disk_bytes > x->disk_floor ? x->disk_bytes : x->disk_floor;
+}
+
+static bool disk_scan_due(struct watch *x, const struct statvfs *fs, int64_t now)
+{
+    if (!x->measured)
+        return true;
+    if (fs->f_bfree == x->fs_free && fs->f_ffree == x->fs_files)      /* nothing on that file system grew */
+        return false;
+    if (now >= x->disk_scan_ms)
+        return true;
+    uint64_t grown = fs->f_bfree < x->fs_free ? (x->fs_free - fs->f_bfree) * fs->f_frsize : 0, limit = disk_limit(x);
+    return grown > (limit > x->disk_last ? limit - x->disk_last : 0) / 2;
+}
+
 static void check_disk(struct warden *w, struct watch *x, int64_t now)
 {
-    x->disk_due_ms = now + (x->disk_wait_ms ? x->disk_wait_ms : DISK_TICK_MS);
+    x->disk_due_ms = now + DISK_LOOK_MS;
     struct statvfs fs;
     struct stat st;
     if (fstatvfs(x->dirfd, &fs) < 0 || fstat(x->dirfd, &st) < 0)
         return;
     uint64_t hidden = 0;
-    if (x->procfd >= 0)
+    if (x->procfd >= 0 && (x->memory_bytes || now >= x->disk_scan_ms || disk_scan_due(x, &fs, now)))
         limits_hidden(x->procfd, st.st_dev, w->memfd_dev, &hidden, &x->memfd_bytes);
-    if (x->measured && fs.f_bfree == x->fs_free && fs.f_ffree == x->fs_files)      /* nothing on that file system grew */
+    if (!disk_scan_due(x, &fs, now))
         return;
     x->fs_free = fs.f_bfree;
     x->fs_files = fs.f_ffree;
-    /* A session that comes back too large may shrink and go on, but not grow. */
-    uint64_t limit = x->disk_bytes > x->disk_floor ? x->disk_bytes : x->disk_floor;
-    int64_t t0 = clock_mono_ms();
-    struct du d = { .w = w, .bytes = hidden, .stop_above = x->measured ? limit : UINT64_MAX };
+    struct du d = { .w = w, .bytes = hidden, .stop_above = x->measured ? disk_limit(x) : UINT64_MAX };
     int fd = openat(x->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0)
         du_dir(fd, &d, 0);
-    if (!x->measured) {
-        x->measured = true;
+    if (!x->measured || d.bytes < x->disk_floor)
         x->disk_floor = d.bytes;
-    }
-    if (d.too_deep || d.bytes > (x->disk_bytes > x->disk_floor ? x->disk_bytes : x->disk_floor)) {
+    x->measured = true;
+    x->disk_last = d.bytes;
+    if (d.too_deep || d.bytes > disk_limit(x)) {
         (void)breach(w, x, WD_DISK, d.bytes);
         return;
     }
-    int64_t took = (clock_mono_ms() - t0) * DISK_SHARE;
-    x->disk_wait_ms = took < DISK_TICK_MS ? DISK_TICK_MS : took > DISK_TICK_MAX_MS ? DISK_TICK_MAX_MS : took;
-    x->disk_due_ms = clock_mono_ms() + x->disk_wait_ms;
+    int64_t end = clock_mono_ms(), took = (end - now) * DISK_SHARE;
+    x->disk_scan_ms = end + (took < DISK_TICK_MS ? DISK_TICK_MS : took > DISK_TICK_MAX_MS ? DISK_TICK_MAX_MS : took);
+    x->disk_due_ms = end + (took / DISK_SHARE > DISK_LOOK_MS ? took : DISK_LOOK_MS);      /* a slow scan is not repeated at every look */
 }
 
 static void unwatch(struct warden *w, uint32_t seq)

@@ -69,10 +69,12 @@ static void forget_environment(void)
     environ = none;
 }
 
+_Noreturn static void end(struct zygote *z);
+
 static void answer(struct zygote *z, struct zy_ans *a, const int *fds, size_t n)
 {
     if (fds_send(z->sock, a, sizeof *a, fds, n) < 0)
-        _exit(1);       /* the worker is gone; the sandboxes die with this process */
+        end(z);         /* the worker is gone */
 }
 
 static void failed(struct zygote *z, uint32_t seq, int rc, const struct err *e)
@@ -153,7 +155,7 @@ static int workspace_prepare(struct zygote *z, const struct zy_req *q, uid_t *re
 static int spawn(struct zygote *z, const struct zy_req *q, struct making *k, struct err *e)
 {
     int cgfd = cg_box_clone_fd(&z->pl.cg, &k->kid.box);
-    struct clone3_args ca = { .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD,
+    struct clone3_args ca = { .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
                               .pidfd = (uint64_t)(uintptr_t)&k->pidfd, .exit_signal = SIGCHLD };
     if (z->p->net == SBX_NET_NONE)
         ca.flags |= CLONE_NEWNET;
@@ -266,6 +268,13 @@ static void reap(struct zygote *z, bool report)
         on_exit_of(z, pid, status, report);
 }
 
+static void drain_signals(struct zygote *z)
+{
+    struct signalfd_siginfo si;
+    while (read(z->sigfd, &si, sizeof si) > 0)
+        ;
+}
+
 _Noreturn static void end(struct zygote *z)
 {
     for (size_t i = 0; i < z->n_kids; i++) {
@@ -277,6 +286,7 @@ _Noreturn static void end(struct zygote *z)
         if (z->n_kids) {
             struct pollfd p = { z->sigfd, POLLIN, 0 };
             (void)poll(&p, 1, 10);
+            drain_signals(z);
         }
     }
     cg_remove(&z->pl.cg);       /* the worker may have been killed */
@@ -378,9 +388,7 @@ _Noreturn void zygote_run(const struct zygote_args *za)
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             end(z);
         if (p[1].revents) {
-            struct signalfd_siginfo si;
-            while (read(z->sigfd, &si, sizeof si) > 0)
-                ;
+            drain_signals(z);
             reap(z, true);
         }
         if (!p[0].revents)
