@@ -1,6 +1,6 @@
 /* http/fetch.h - the control plane's outgoing calls, by libcurl's multi interface on the event loop (HTTP/1.1 and 2, proxies, own CA).
  * libcurl is opened by dlopen() at fetch_new(), so that a worker or CLI process does not carry its twenty libraries (see the decision record).
- * Loop thread only, except fetch_cancel_post(). */
+ * Loop thread only. Callbacks never run inside fetch_start() or fetch_cancel(), and may call both for any call. Redirects are not followed. */
 #pragma once
 
 #include "base/attr.h"
@@ -9,9 +9,11 @@
 #include "ev/ev.h"
 
 struct fetch;
+/* proxy NULL: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say; "": none. ca_file NULL: the system's authorities. conns_max 0: no limit; else calls
+ * over it wait, which counts as connecting. */
 struct fetch_conf { const char *ca_file; const char *proxy; const char *user_agent; size_t conns_max; };
 MUST_CHECK int fetch_new(struct ev *ev, const struct fetch_conf *c, struct fetch **ret, struct err *e);
-void fetch_free(struct fetch *f);
+void fetch_free(struct fetch *f);       /* cancels what runs; not from inside a callback */
 
 struct fetch_call;
 struct fetch_request {
@@ -21,12 +23,16 @@ struct fetch_request {
     const char *secret_prefix;                        /* "" or "Bearer " */
     const struct secret *secret;
     const char *body; size_t body_n;                  /* borrowed until on_done or cancel */
-    int64_t connect_ms, first_byte_ms, stall_ms, total_ms;   /* 0: no limit */
+    /* 0: no limit. Until the connection stands (name, TCP, proxy, TLS); from then to the head of the answer (with sending the body); between
+     * two pieces of the answer; all of it. */
+    int64_t connect_ms, first_byte_ms, stall_ms, total_ms;
     size_t body_max;                                  /* of a buffered answer; 0: 32 MiB */
     int  (*on_data)(void *ctx, int status, const char *p, size_t n);   /* streaming; NULL: buffered. Non-2xx is always buffered. */
-    /* status 0 when there was no answer; retry_after_ms -1 when not given. `body` is borrowed. */
+    /* Exactly once, unless cancelled. RC_OK: a whole answer came, whatever its status. RC_TIMEOUT; RC_CLOSED: broken off; RC_TOO_LARGE; RC_PROTO: also
+     * a certificate that does not verify; RC_INVALID: the request; RC_IO; or the negative code that on_data returned.
+     * status 0 when there was no answer; retry_after_ms -1 when not given. `body` is borrowed. */
     void (*on_done)(void *ctx, int rc, int status, int64_t retry_after_ms, const char *request_id, const struct buf *body, const struct err *e);
     void *ctx;
 };
 struct fetch_call *fetch_start(struct fetch *f, const struct fetch_request *r);   /* never NULL */
-void fetch_cancel(struct fetch_call *c);
+void fetch_cancel(struct fetch_call *c);   /* no callback after; NULL is fine */

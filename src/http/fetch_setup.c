@@ -1,0 +1,142 @@
+/* The options and headers of one request. */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+
+#include "base/str.h"
+#include "http/fetch_internal.h"
+
+#define CONNECT_NEVER_MS (24L * 3600 * 1000)
+#define KEEPALIVE_IDLE_S 60L
+#define KEEPALIVE_INTERVAL_S 30L
+
+static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    (void)ctx, (void)purpose;
+    return socket(a->family, a->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->protocol);
+}
+
+void fetch_wipe_headers(struct fetch_call *c)
+{
+    for (struct curl_slist *h = c->headers; h; h = h->next)
+        explicit_bzero(h->data, strlen(h->data));
+    c->f->curl->slist_free_all(c->headers);
+    c->headers = NULL;
+}
+
+static bool is_field(const char *s)     /* no way to put a second line into the request */
+{
+    return s && !s[strcspn(s, "\r\n")];
+}
+
+static int add_header(struct fetch_call *c, const char *line)
+{
+    if (!is_field(line))
+        return err_set(&c->err, RC_INVALID, "a request header holds a line break");
+    struct curl_slist *l = c->f->curl->slist_append(c->headers, line);
+    if (!l)
+        return err_set(&c->err, RC_NOMEM, "out of memory for request headers");
+    c->headers = l;
+    return RC_OK;
+}
+
+static bool has_header(const struct fetch_request *r, const char *name)
+{
+    size_t n = strlen(name);
+    for (size_t i = 0; i < r->n_headers; i++)
+        if (strncasecmp(r->headers[i], name, n) == 0 && r->headers[i][n] == ':')
+            return true;
+    return false;
+}
+
+static int add_headers(struct fetch_call *c, const struct fetch_request *r)
+{
+    for (size_t i = 0; i < r->n_headers; i++)
+        TRY(add_header(c, r->headers[i]));
+    TRY(add_header(c, "Expect:"));          /* no waiting for "100 Continue" before a large body */
+    if (!has_header(r, "content-type"))
+        TRY(add_header(c, "Content-Type:"));/* nor a form's type by default */
+    if (!r->secret || !r->secret_header)
+        return RC_OK;
+    const char *prefix = r->secret_prefix ? r->secret_prefix : "";
+    struct buf line;
+    buf_init(&line, MIB);
+    (void)buf_reserve(&line, strlen(r->secret_header) + strlen(prefix) + secret_len(r->secret) + 2);    /* at once: no copies left by growing */
+    (void)buf_printf(&line, "%s: %s", r->secret_header, prefix);
+    (void)buf_put(&line, secret_text(r->secret), secret_len(r->secret));
+    int rc = buf_ok(&line) ? add_header(c, buf_data(&line)) : err_set(&c->err, RC_INVALID, "the credential is too long");
+    buf_wipe(&line);
+    return rc;
+}
+
+/* One option; the first failure is kept. */
+#define SET(option, value)                                                                                   \
+    do {                                                                                                     \
+        CURLcode rc_ = curl->easy_setopt(c->easy, (option), (value));                                        \
+        if (rc_ != CURLE_OK && c->err.rc == RC_OK)                                                           \
+            err_set(&c->err, RC_UNSUPPORTED, "libcurl refuses %s: %s", #option, curl->easy_strerror(rc_));   \
+    } while (0)
+
+static void set_request(struct fetch_call *c, const struct fetch_request *r)
+{
+    const struct fetch_curl *curl = c->f->curl;
+    const char *method = r->method ? r->method : "GET";
+    SET(CURLOPT_URL, r->url);
+    if (r->body_n || str_eq(method, "POST")) {
+        SET(CURLOPT_POST, 1L);
+        SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_n);
+        SET(CURLOPT_POSTFIELDS, r->body_n ? r->body : "");
+    } else if (str_eq(method, "HEAD")) {
+        SET(CURLOPT_NOBODY, 1L);
+    }
+    if (!str_eq(method, "POST") && !str_eq(method, "HEAD"))
+        SET(CURLOPT_CUSTOMREQUEST, method);
+    SET(CURLOPT_HTTPHEADER, c->headers);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, r->connect_ms > 0 && r->connect_ms < CONNECT_NEVER_MS ? (long)r->connect_ms : CONNECT_NEVER_MS);
+}
+
+static void set_policy(struct fetch_call *c)
+{
+    const struct fetch_curl *curl = c->f->curl;
+    const struct fetch *f = c->f;
+    SET(CURLOPT_NOSIGNAL, 1L);
+    SET(CURLOPT_FOLLOWLOCATION, 0L);
+    SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
+    if (curl->easy_setopt(c->easy, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK)
+        SET((CURLoption)181 /* CURLOPT_PROTOCOLS, before 7.85 */, 3L /* http and https */);
+    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
+    SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    SET(CURLOPT_TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
+    SET(CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
+    /* A cancelled call must not wait for its name look-up. Unknown before 7.87, where it does wait. */
+    (void)curl->easy_setopt(c->easy, CURLOPT_QUICK_EXIT, 1L);
+    if (f->user_agent)
+        SET(CURLOPT_USERAGENT, f->user_agent);
+    if (f->proxy)
+        SET(CURLOPT_PROXY, f->proxy);
+    if (f->ca_file) {
+        SET(CURLOPT_CAINFO, f->ca_file);
+        SET(CURLOPT_CAPATH, NULL);
+        SET(CURLOPT_PROXY_CAINFO, f->ca_file);
+        SET(CURLOPT_PROXY_CAPATH, NULL);
+    }
+}
+
+int fetch_setup(struct fetch_call *c, const struct fetch_request *r)
+{
+    if (!r->url || !(strncasecmp(r->url, "http://", 7) == 0 || strncasecmp(r->url, "https://", 8) == 0))
+        return err_set(&c->err, RC_INVALID, "the URL must begin with http:// or https://");
+    if (!is_field(r->url) || (r->method && (!is_field(r->method) || strchr(r->method, ' '))))
+        return err_set(&c->err, RC_INVALID, "the method or URL holds a line break");
+    c->easy = c->f->curl->easy_init();
+    if (!c->easy)
+        return err_set(&c->err, RC_NOMEM, "out of memory for a call");
+    TRY(add_headers(c, r));
+    set_policy(c);
+    set_request(c, r);
+    fetch_note_install(c);
+    return c->err.rc;
+}
