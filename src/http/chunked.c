@@ -8,7 +8,7 @@
 #define CHUNK_TRAILER_MAX 16384u        /* all trailers of a message */
 
 /* Zero is the state of a fresh struct. */
-enum { SIZE, EXT, SIZE_LF, DATA, DATA_CR, DATA_LF, LINE, NAME, VALUE, VALUE_LF, END_LF, DONE, BROKEN };
+enum { SIZE, EXT, EXT_NAME, EXT_VALUE, EXT_TOKEN, EXT_QUOTED, EXT_ESCAPE, EXT_END, SIZE_LF, DATA, DATA_CR, DATA_LF, LINE, NAME, VALUE, VALUE_LF, END_LF, DONE, BROKEN };
 
 static int hex(char c)
 {
@@ -39,6 +39,32 @@ static int size_byte(struct http_chunked *k, char c)
     return c == ';' ? EXT : c == '\r' ? SIZE_LF : BROKEN;
 }
 
+/* chunk-ext = *( ";" token [ "=" ( token / quoted-string ) ] ), without the white space that RFC 9112 calls bad. */
+static int ext_byte(struct http_chunked *k, char c)
+{
+    if (++k->line_bytes > CHUNK_LINE_MAX)
+        return BROKEN;
+    int between = c == ';' ? EXT : c == '\r' ? SIZE_LF : BROKEN;
+    switch (k->state) {
+    case EXT:
+        return is_token(c) ? EXT_NAME : BROKEN;
+    case EXT_NAME:
+        return is_token(c) ? EXT_NAME : c == '=' ? EXT_VALUE : between;
+    case EXT_VALUE:
+        return is_token(c) ? EXT_TOKEN : c == '"' ? EXT_QUOTED : BROKEN;
+    case EXT_TOKEN:
+        return is_token(c) ? EXT_TOKEN : between;
+    case EXT_QUOTED:
+        return c == '"' ? EXT_END : c == '\\' ? EXT_ESCAPE : is_text(c) ? EXT_QUOTED : BROKEN;
+    case EXT_ESCAPE:
+        return is_text(c) ? EXT_QUOTED : BROKEN;
+    case EXT_END:
+        return between;
+    default:
+        return BROKEN;
+    }
+}
+
 static int trailer_byte(struct http_chunked *k, char c)
 {
     if (k->state != END_LF && ++k->trailer_bytes > CHUNK_TRAILER_MAX)
@@ -65,7 +91,13 @@ static int framing_byte(struct http_chunked *k, char c)
     case SIZE:
         return size_byte(k, c);
     case EXT:
-        return ++k->line_bytes > CHUNK_LINE_MAX ? BROKEN : c == '\r' ? SIZE_LF : is_text(c) ? EXT : BROKEN;
+    case EXT_NAME:
+    case EXT_VALUE:
+    case EXT_TOKEN:
+    case EXT_QUOTED:
+    case EXT_ESCAPE:
+    case EXT_END:
+        return ext_byte(k, c);
     case SIZE_LF:
         return c != '\n' ? BROKEN : k->left ? DATA : LINE;
     case DATA_CR:

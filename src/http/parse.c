@@ -215,8 +215,9 @@ static bool target_form(enum http_method m, struct slice t)
         return true;
     if (slice_eq(t, "*"))
         return m == HTTP_OPTIONS;
-    return (t.n > 7 && slice_eq_nocase((struct slice){ t.p, 7 }, "http://")) ||
-           (t.n > 8 && slice_eq_nocase((struct slice){ t.p, 8 }, "https://"));
+    size_t scheme = t.n > 7 && slice_eq_nocase((struct slice){ t.p, 7 }, "http://") ? 7 : t.n > 8 && slice_eq_nocase((struct slice){ t.p, 8 }, "https://") ? 8 : 0;
+    size_t host = scheme ? span((struct slice){ t.p + scheme, t.n - scheme }, HOST) : 0;
+    return host && (scheme + host == t.n || t.p[scheme + host] == '/' || t.p[scheme + host] == '?');
 }
 
 static int request_line(struct slice line, struct http_head *h, const char **ret_why)
