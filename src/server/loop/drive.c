@@ -301,6 +301,7 @@ static int run_once(struct runner *r, bool *ret_again, struct err *e)
         return rc;
     }
     (void)!model_resolve(l->c.models, snap.model, &p, &self, &caps);      /* an unknown model fails when the request is made */
+    bool said = turn_has_input(&st, INPUT_MESSAGE);
     rc = step_init(&s, &st, r->id, snap.s.thread_id, snap.agent_name, clock_now_ms());
     turn_state_done(&st);
     bool take = finished(r);
@@ -309,7 +310,7 @@ static int run_once(struct runner *r, bool *ret_again, struct err *e)
     if (wait_ms > 0)
         r->wait_until_ms = clock_mono_ms() + wait_ms;
     struct outcome o = fill_step(r, &s, &caps, r->req && !take);
-    if (o.last == EFFECT_CALL_MODEL && s.from == TURN_IDLE)
+    if (o.last == EFFECT_CALL_MODEL && s.from == TURN_IDLE && said)      /* a new turn: a worker may get ready while the model thinks */
         s.ensure_work = tools_any_worker(snap.agent);
     rc = step_commit(&s, l->c.store, l->c.owner, r->epoch, e);
     if (rc == RC_OK) {
