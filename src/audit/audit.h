@@ -7,10 +7,12 @@
 #include "json/js.h"
 
 struct audit;
-/* Opens or continues the log at `path` (0600). Continuing verifies the last line; a torn last line is cut off and a record says so.
- * Exclusive lock: RC_CONFLICT when another process writes it. */
+/* Opens or continues the log at `path` (0600). Continuing verifies the last line against the one before it, whatever the log's length (all of
+ * it: audit_verify()); a torn last line is cut off and a record says so. Exclusive lock: RC_CONFLICT when another process writes it.
+ * RC_DENIED when other users may write it. */
 MUST_CHECK int audit_open(const char *path, struct audit **ret, struct err *e);
-/* `fields` (taken) gets "seq", "time", "prev", "kind" in front. One write(); fsync'd by audit_sync() or every second line burst by the owner. */
+/* `fields` (taken) gets "seq", "time", "prev", "kind" in front; RC_INVALID when it has one of them itself. A line that could not be written
+ * whole (full disk) is taken back. One write(); fsync'd by audit_sync() or every second line burst by the owner. */
 MUST_CHECK int audit_add(struct audit *a, const char *kind, json_t *take_fields, struct err *e);
 MUST_CHECK int audit_sync(struct audit *a, struct err *e);
 void audit_close(struct audit *a);
