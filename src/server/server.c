@@ -17,6 +17,9 @@
 #include "server/settings.h"
 
 #define JOBS_QUEUE_MAX 10000
+#define JOBS_MIN 4
+#define JOBS_MAX 256
+#define STREAM_READERS 2         /* threads that read the log for event streams */
 #define RECOVER_MS 5000          /* how often sessions without a driver are looked for */
 #define EXPIRE_MS 1000           /* longest time between two looks at work leases */
 #define EXPIRE_MIN_MS 50
@@ -26,7 +29,8 @@ struct server {
     struct settings s;
     int lock_fd, listen_fd;
     struct ev *ev;
-    struct jobs *jobs;
+    struct jobs *jobs;           /* requests and loop steps: mostly waiting for commits */
+    struct jobs *readers;        /* reads for event streams: short, and never behind a commit */
     struct store *store;
     struct fetch *fetch;
     struct model_registry *models;
@@ -166,6 +170,8 @@ static void server_free(struct server *s)
         http_server_free(s->http);
     if (s->jobs)
         jobs_free(s->jobs);
+    if (s->readers)
+        jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
     hub_free(s->hub);
@@ -216,7 +222,7 @@ static int make_models(struct server *s, struct err *e)
 
 static int make_parts(struct server *s, struct err *e)
 {
-    struct hub_conf hc = { .ev = s->ev, .jobs = s->jobs, .store = s->store };
+    struct hub_conf hc = { .ev = s->ev, .jobs = s->readers, .store = s->store };
     struct loop_conf lc = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .models = s->models, .on_preview = on_preview, .ctx = s, .owner = s->owner,
         .retry_budget_ms = s->s.retry_budget_ms,
@@ -253,6 +259,15 @@ static int make_listener(struct server *s, char where[NET_ADDR_TEXT], struct err
     return http_server_new(s->ev, &hc, s->listen_fd, &s->http, e);
 }
 
+/* More threads make larger group commits but longer waits for each; beyond two per processor the waits win. */
+static size_t job_threads(const struct server *s)
+{
+    if (s->s.jobs > 0)
+        return (size_t)s->s.jobs;
+    long n = 2 * sysconf(_SC_NPROCESSORS_ONLN);
+    return n < JOBS_MIN ? JOBS_MIN : n > JOBS_MAX ? JOBS_MAX : (size_t)n;
+}
+
 static void raise_fd_limit(void)
 {
     struct rlimit r;
@@ -273,7 +288,8 @@ static int server_start(struct server *s, struct err *e)
     TRY(ev_signal(s->ev, SIGINT, on_signal, s, e));
     TRY(open_data(s, e));
     TRY(make_models(s, e));
-    TRY(jobs_new((size_t)s->s.jobs, JOBS_QUEUE_MAX, &s->jobs, e));
+    TRY(jobs_new(job_threads(s), JOBS_QUEUE_MAX, &s->jobs, e));
+    TRY(jobs_new(STREAM_READERS, JOBS_QUEUE_MAX, &s->readers, e));
     TRY(make_parts(s, e));
     TRY(make_listener(s, where, e));
     TRY(loop_recover(s->loop, e));

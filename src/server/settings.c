@@ -22,7 +22,7 @@ static const struct conf_key keys[] = {
       .help = "How long one model request is retried before the turn is given up." },
     { .name = "script.file", .type = CONF_STR, .field = F(script_file), .arg = "FILE", .help = "Turns of the provider script (default: a demonstration)." },
 
-    { .name = "jobs", .type = CONF_INT, .field = F(jobs), .dflt = "16", .min = "2", .max = "256", .arg = "N", .help = "Threads for requests." },
+    { .name = "jobs", .type = CONF_INT, .field = F(jobs), .dflt = "0", .min = "0", .max = "256", .arg = "N", .help = "Threads for requests and loop steps; 0: two per processor, at least 4." },
     { .name = "connections", .type = CONF_INT, .field = F(connections), .dflt = "8192", .min = "16", .max = "100000", .arg = "N", .help = "Client connections at once." },
     { .name = "bodies-max", .type = CONF_SIZE, .field = F(bodies_max), .dflt = "256MiB", .min = "32MiB", .arg = "SIZE", .help = "Memory for request bodies, all together." },
     { .name = "lease", .type = CONF_DUR, .field = F(lease_ms), .dflt = "60s", .min = "10s", .max = "5m", .arg = "TIME", .help = "Lease of a work item between heartbeats." },
