@@ -1,6 +1,8 @@
 /* http/server_conn.c - one connection: its events, its time limits, its reading, its end. */
 #include <errno.h>
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "http/server_internal.h"
@@ -33,6 +35,12 @@ static void on_timer(struct ev_timer *t)
         conn_deadline(c, left);
         return;
     }
+    /* The socket reports itself writable only when a large part of its buffer is free: a slow reader makes progress that shows only here. */
+    if ((c->state == CONN_WRITING || c->state == CONN_STREAM) && conn_unread(c) < c->unread) {
+        c->unread = conn_unread(c);
+        conn_deadline(c, c->s->conf.limits.write_ms);
+        return;
+    }
     conn_enter(c);
     if (c->state == CONN_HEAD)
         conn_refuse(c, 408, "the request head took too long");
@@ -41,6 +49,12 @@ static void on_timer(struct ev_timer *t)
     else
         conn_close(c);      /* handshake, idle, linger, or a peer that does not read */
     conn_leave(c);
+}
+
+int conn_unread(const struct conn *c)
+{
+    int n = 0;
+    return ioctl(c->fd, SIOCOUTQ, &n) < 0 ? 0 : n;
 }
 
 /* ---- life ---- */

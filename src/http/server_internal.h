@@ -21,6 +21,7 @@
 #define HTTP_REPLY_HEAD_MAX (1 * MIB)
 #define HTTP_REFUSAL_MAX (64 * KIB)
 #define HTTP_REQ_ARENA_MAX (256 * MIB)
+#define HTTP_STREAM_UNSENT (128 * KIB)      /* of a stream inside the kernel; what is more waits in our queue, where it is counted */
 #define HTTP_TLS_RECORD (16 * KIB)
 
 enum conn_state {
@@ -52,6 +53,7 @@ struct conn {
     struct http_stream *stream;
     struct ev_timer timer, kick;
     int64_t deadline_ms, timer_at_ms;       /* INT64_MAX: none */
+    int unread;                             /* bytes in the kernel's send queue when we last looked, see conn_unread() */
     struct net_addr peer;
 };
 
@@ -117,6 +119,7 @@ void conn_enter(struct conn *c);
 void conn_leave(struct conn *c);                        /* settles what epoll is asked for, or frees a dead one: touch nothing after */
 void conn_close(struct conn *c);
 void conn_deadline(struct conn *c, int64_t in_ms);      /* < 0: none */
+int conn_unread(const struct conn *c);                  /* bytes sent that the peer has not acknowledged */
 void conn_kick(struct conn *c);                         /* looks at the connection again in the next turn */
 
 /* server_req.c: bytes into requests */

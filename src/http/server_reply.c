@@ -148,10 +148,12 @@ int conn_send(struct conn *c)
             sent(c, n);
         }
     }
-    if (rc == RC_AGAIN && timed && (progress || c->deadline_ms == INT64_MAX))
+    if (rc == RC_AGAIN && timed && (progress || c->deadline_ms == INT64_MAX)) {
+        c->unread = conn_unread(c);
         conn_deadline(c, c->s->conf.limits.write_ms);
-    else if (rc == RC_OK && c->state == CONN_STREAM)
+    } else if (rc == RC_OK && c->state == CONN_STREAM) {
         conn_deadline(c, -1);
+    }
     return rc;
 }
 

@@ -1,4 +1,6 @@
 /* http/server_stream.c - streaming answers. What is written in one turn of the loop leaves in one send at its end. */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -82,6 +84,8 @@ static void stream_apply(void *arg)
         if (!buf_ok(&head) || r->head.method == HTTP_HEAD) {
             conn_answer(c, &head, &none);       /* no body will follow: the stream is closed from the start */
         } else {
+            int unsent = (int)HTTP_STREAM_UNSENT;
+            (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
             st->conn = c;
             c->stream = st;
             c->state = CONN_STREAM;

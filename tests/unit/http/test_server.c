@@ -382,7 +382,7 @@ static void test_slow_clients(void **st)
     }
     assert_true(client_wait_close(&c[0]));
     SAYS(&c[0], "408");
-    assert_true(clock_mono_ms() - t0 < 600);
+    assert_true(clock_mono_ms() - t0 < 3000);
     client_close(&c[0]);
     rig_stop();
 }
@@ -405,12 +405,21 @@ static void test_slow_reader(void **st)
     small = 128 * 1024;                             /* smaller ones run into the kernel's own delays */
     setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     client_send(&c, GET("/big"));
-    size_t want = 200000 * 20;
+    size_t want = 200000 * 20, got = 0;
+    char piece[40000];
     int64_t t0 = clock_mono_ms();
-    while (!c.closed && buf_len(&c.got) < want && clock_mono_ms() - t0 < 20000) {
-        ev_run_once(rig_ev, 0);
-        client_recv(&c);
+    while (got < want && clock_mono_ms() - t0 < 20000) {
+        turn(5);                                    /* about half a second in all: several times write_ms */
+        ssize_t n = recv(c.fd, piece, sizeof piece, 0);
+        assert_true(n > 0 || errno == EAGAIN);
+        if (n > 0) {
+            got += (size_t)n;
+            buf_clear(&c.got);
+            buf_put(&c.got, piece, (size_t)n);
+        }
     }
+    turn(20);
+    client_recv(&c);
     EXPECT(&c, "0000000000000199999\n");
     client_close(&c);
     rig_stop();
