@@ -103,7 +103,7 @@ def test_audit_log_of_a_worker(world, tmp_path):
     log = next(w.workdir.rglob("audit.jsonl"))
     rows = [json.loads(x) for x in log.read_text().splitlines()]
     tools = [r for r in rows if r.get("kind") == "tool"]
-    assert len(tools) == 3 and all(r["session_id"] == sid for r in tools)
+    assert len(tools) == 3 and all(sid in (r.get("session"), r.get("session_id")) for r in tools)
     ok = run("audit", "verify", str(log))
     assert ok.returncode == 0 and str(len(rows)) in ok.stdout
     head = run("audit", "head", str(log)).stdout.strip()
