@@ -23,6 +23,7 @@
  * so that a slow name server can never make it touch a loop that is gone. */
 struct lookup {
     atomic_int refs;
+    atomic_bool done;           /* orders the results before the loop's look at them */
     int efd;
     char host[256], port[8];
     struct net_addr addrs[ADDRS_MAX];
@@ -174,6 +175,8 @@ static void on_resolved(struct ev_io *io, unsigned got)
 {
     (void)got;
     struct net_connect *c = container_of(io, struct net_connect, lookup_io);
+    if (!atomic_load(&c->lookup->done))
+        return;
     struct lookup *l = TAKE(c->lookup);
     ev_io_stop(io);
     memcpy(c->addrs, l->addrs, sizeof c->addrs);
@@ -200,8 +203,9 @@ static void *resolver(void *arg)
     }
     if (list)
         freeaddrinfo(list);
-    uint64_t done = 1;
-    ssize_t w = write(l->efd, &done, sizeof done);      /* cannot fail: the counter is 0 */
+    atomic_store(&l->done, true);
+    uint64_t one = 1;
+    ssize_t w = write(l->efd, &one, sizeof one);     /* cannot fail: the counter is 0 */
     (void)w;
     lookup_unref(l);
     return NULL;
