@@ -35,10 +35,12 @@ struct http_server_conf {
     void (*on_refused)(void *ctx, int status, const char *why, struct buf *body);
     void *ctx;
 };
+/* Takes `listen_fd` over on RC_OK. Limits that are 0 take their defaults. */
 MUST_CHECK int http_server_new(struct ev *ev, const struct http_server_conf *c, int listen_fd, struct http_server **ret, struct err *e);
-/* Stops accepting, closes idle connections, lets requests and streams finish for at most `grace_ms` (streams are ended at once with a last
- * comment), then calls cb. */
+/* Stops accepting, closes idle connections, lets requests and streams finish for at most `grace_ms` (a stream's on_drain is called at once; one
+ * without is ended with a last comment when the time is over), then calls cb. */
 void http_server_drain(struct http_server *s, int64_t grace_ms, void (*cb)(void *ctx), void *ctx);
+/* Closes everything at once. Requests that are still out may be answered later, while the loop runs; streams get on_close. */
 void http_server_free(struct http_server *s);
 size_t http_server_conns(const struct http_server *s);
 
