@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 extern char **environ;
@@ -29,13 +30,16 @@ static _Noreturn void child_fail(int report, int step)
     _exit(127);
 }
 
-static void default_signals(void)
+/* As the kernel takes it: a handler of 0 is SIG_DFL, and the mask is its second member or its last, empty either way. */
+struct kernel_action { unsigned long word[3]; uint64_t mask; };
+
+void proc_default_signals(void)
 {
-    struct sigaction dfl;
-    memset(&dfl, 0, sizeof dfl);
-    dfl.sa_handler = SIG_DFL;
+    static const struct kernel_action dfl;
     for (int i = 1; i < NSIG; i++)
-        (void)sigaction(i, &dfl, NULL);             /* refused for SIGKILL, SIGSTOP and those of libc: fine */
+        (void)syscall(SYS_rt_sigaction, i, &dfl, NULL, (size_t)((NSIG - 1) / 8));      /* refused for SIGKILL and SIGSTOP: fine */
+    uint64_t none = 0;
+    (void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
 }
 
 /* The three descriptors are first moved above 2, so that no dup2() runs over one that is still needed; dup2() then drops close-on-exec. */
@@ -67,10 +71,7 @@ static _Noreturn void child_main(const struct proc_spec *s, int report)
         child_fail(report, STEP_GROUP);
     if (s->cwd && chdir(s->cwd) < 0)
         child_fail(report, STEP_CWD);
-    default_signals();
-    sigset_t none;
-    sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    proc_default_signals();
     execve(s->path, s->argv, s->envp ? s->envp : environ);
     child_fail(report, STEP_EXEC);
 }

@@ -16,3 +16,6 @@ struct proc_spec {
  * in the child; all signals are unblocked and default. */
 MUST_CHECK int proc_spawn(const struct proc_spec *s, pid_t *ret_pid, int *ret_pidfd, struct err *e);
 void proc_kill_group(pid_t leader, int signo);
+/* Every signal's action is the default again and none is blocked, in a new child before its exec. By the kernel's own call: libc refuses 32 and 33, which
+ * it uses itself but which a parent may have left ignored. Async-signal-safe. */
+void proc_default_signals(void);
