@@ -345,16 +345,13 @@ int cg_box_clone_fd(const struct cg *c, const struct cg_box *b)
     return -1;
 }
 
-int cg_box_attach(const struct cg *c, const struct cg_box *b, pid_t pid, bool v1_only, struct err *e)
+/* Done by the new process, not for it: a move between v1 groups waits until every processor has seen it, milliseconds that the zygote has no time for. */
+int cg_box_enter(const struct cg *c, const struct cg_box *b, struct err *e)
 {
-    char text[32];
-    (void)snprintf(text, sizeof text, "%d", pid);
     for (size_t i = 0; i < c->n; i++) {
-        if (v1_only && c->h[i].version == 2)
-            continue;
-        int rc = put(b->fd[i], "cgroup.procs", text);
+        int rc = c->h[i].version == 2 ? 0 : put(b->fd[i], "cgroup.procs", "0");
         if (rc < 0)
-            return err_sys(e, RC_IO, -rc, "put the sandbox into cgroup %s/%s", c->h[i].path, b->name);
+            return err_sys(e, RC_IO, -rc, "enter cgroup %s/%s", c->h[i].path, b->name);
     }
     return RC_OK;
 }

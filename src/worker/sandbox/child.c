@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 
 #include "base/str.h"
+#include "proc/proc.h"
 #include "worker/sandbox/internal.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
@@ -35,13 +36,13 @@ static int lo_up(struct err *e)
     return RC_OK;
 }
 
-static int wait_for(int sync_fd, char want, struct err *e)
+/* One step of the zygote's; ret_fd takes the descriptor that came with it, or -1. */
+static int wait_for(int sync_fd, char want, int *ret_fd, struct err *e)
 {
     char c = 0;
-    ssize_t n;
-    do
-        n = read(sync_fd, &c, 1);
-    while (n < 0 && errno == EINTR);
+    int fds[FDS_MAX];
+    ssize_t n = fds_recv(sync_fd, &c, 1, fds, 0);
+    *ret_fd = fds[0];
     return n == 1 && c == want ? RC_OK : err_set(e, RC_CLOSED, "the zygote went away");
 }
 
@@ -52,12 +53,12 @@ static int set_oom_score(int proc_mfd)
     return fd >= 0 && write(fd, OOM_SCORE, strlen(OOM_SCORE)) > 0 ? RC_OK : RC_IO;
 }
 
-static int identity(const struct child_args *a, int proc_mfd, struct err *e)
+/* Needs the maps: as an ordinary user they are known from the start, as root they come with the session. */
+static int as_agent(const struct child_args *a, int proc_mfd, struct err *e)
 {
-    if (a->pl->mode == SBX_MODE_USER)
-        TRY(userns_map_self(proc_mfd, a->pl->uid, a->pl->gid, e));
-    TRY(wait_for(a->sync_fd, 'm', e));      /* as root: the zygote has written the maps */
-    return userns_become_agent(e);
+    TRY(userns_become_agent(e));
+    (void)set_oom_score(proc_mfd);          /* a worker that is itself first in line keeps it: nothing is lost */
+    return mounts_child(a->p, a->m, proc_mfd, e);
 }
 
 /* Descriptors 0-2 are /dev/null, 3 the socket; the program and the zygote's channel close at exec; nothing else is left. */
@@ -84,47 +85,56 @@ static int arrange_fds(const struct child_args *a, int *ret_payload, int *ret_sy
     return RC_OK;
 }
 
-static void reset_signals(void)
+/* Before the session is known. */
+static int prepare(const struct child_args *a, int *ret_proc, struct err *e)
 {
-    for (int s = 1; s < _NSIG; s++)
-        if (s != SIGKILL && s != SIGSTOP)
-            (void)signal(s, SIG_DFL);
-    sigset_t none;
-    sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-static int setup(const struct child_args *a, int *payload, int *sync, struct err *e)
-{
-    int proc = -1;
-    TRY(mounts_proc(&proc, e));
-    TRY(identity(a, proc, e));
-    (void)set_oom_score(proc);              /* the worker may be unable to raise its own: then nothing is lost */
-    TRY(mounts_child(a->p, a->m, proc, a->workspace_mfd, e));
+    TRY(mounts_proc(ret_proc, e));
+    TRY(cg_box_enter(&a->pl->cg, a->box, e));
+    if (unshare(CLONE_NEWCGROUP) < 0)       /* its groups become the root of what it can see */
+        return err_sys(e, RC_UNSUPPORTED, errno, "cgroup namespace");
     if (sethostname("sandbox", 7) < 0)
         return err_sys(e, RC_UNSUPPORTED, errno, "sethostname");
     if (a->p->net == SBX_NET_NONE)
         TRY(lo_up(e));
-    if (chdir("/workspace") < 0)
-        return err_sys(e, RC_IO, errno, "enter /workspace");
     (void)syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL, 0, 0, 0);      /* the worker's keys stay behind */
     if (setsid() < 0 && errno != EPERM)
         return err_sys(e, RC_IO, errno, "setsid");
     umask(022);
     TRY(limits_apply(&a->p->limits, a->pl, a->seq, e));
+    TRY(caps_bound(e));
+    proc_default_signals();
+    if (a->pl->mode == SBX_MODE_USER) {
+        TRY(userns_map_self(*ret_proc, a->pl->uid, a->pl->gid, e));
+        TRY(as_agent(a, *ret_proc, e));
+    }
+    return RC_OK;
+}
+
+static int finish(const struct child_args *a, int proc, int workspace, int *payload, int *sync, struct err *e)
+{
+    if (a->pl->mode == SBX_MODE_ROOT)
+        TRY(as_agent(a, proc, e));
+    TRY(mounts_child_workspace(a->p, workspace, e));
+    if (chdir("/workspace") < 0)
+        return err_sys(e, RC_IO, errno, "enter /workspace");
     TRY(arrange_fds(a, payload, sync, e));
-    TRY(wait_for(*sync, 'c', e));           /* in its cgroups by now: they become the root of what it can see */
-    if (unshare(CLONE_NEWCGROUP) < 0)
-        return err_sys(e, RC_UNSUPPORTED, errno, "cgroup namespace");
-    reset_signals();
     TRY(caps_drop_all(e));
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)      /* changes of identity clear it */
         return err_sys(e, RC_IO, errno, "parent death signal");
     if (a->pl->landlock_abi)
         TRY(landlock_apply(a->pl->landlock_abi, e));
     if (a->pl->seccomp)
         TRY(filter_load(a->filter, e));
     return RC_OK;
+}
+
+static int setup(const struct child_args *a, int *payload, int *sync, struct err *e)
+{
+    int proc = -1, workspace = -1;
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    TRY(prepare(a, &proc, e));
+    TRY(wait_for(a->sync_fd, CHILD_GO, &workspace, e));
+    return finish(a, proc, workspace, payload, sync, e);
 }
 
 _Noreturn void child_main(const struct child_args *a)

@@ -40,7 +40,7 @@ void cg_remove(struct cg *c);                                          /* and re
 int  cg_has(const struct cg *c, enum cg_ctl ctl);                      /* 0, 1 or 2 */
 MUST_CHECK int cg_box_make(const struct cg *c, uint32_t seq, const struct sbx_limits *l, struct cg_box *b, struct err *e);
 int  cg_box_clone_fd(const struct cg *c, const struct cg_box *b);      /* v2 directory for CLONE_INTO_CGROUP, or -1 */
-MUST_CHECK int cg_box_attach(const struct cg *c, const struct cg_box *b, pid_t pid, bool v1_only, struct err *e);
+MUST_CHECK int cg_box_enter(const struct cg *c, const struct cg_box *b, struct err *e);      /* the caller itself; v2 was done by CLONE_INTO_CGROUP */
 uint32_t cg_box_oom_kills(const struct cg *c, const struct cg_box *b);
 void cg_box_kill(const struct cg *c, const struct cg_box *b);          /* cgroup.kill where it exists */
 void cg_box_remove(const struct cg *c, struct cg_box *b);
@@ -77,7 +77,8 @@ MUST_CHECK int mounts_enter(const struct sbx_policy *p, struct sbx_mounts *m, st
 MUST_CHECK int mounts_build(const struct sbx_policy *p, struct sbx_mounts *m, struct err *e);    /* the sandbox root; ends inside it */
 MUST_CHECK int mounts_workspace(const struct sbx_mounts *m, const char *dir, int *ret_fd, struct err *e);   /* detached mount of <dir>/workspace */
 MUST_CHECK int mounts_proc(int *ret_fd, struct err *e);                                          /* child: detached fresh proc */
-MUST_CHECK int mounts_child(const struct sbx_policy *p, const struct sbx_mounts *m, int proc_mfd, int workspace_mfd, struct err *e);
+MUST_CHECK int mounts_child(const struct sbx_policy *p, const struct sbx_mounts *m, int proc_mfd, struct err *e);
+MUST_CHECK int mounts_child_workspace(const struct sbx_policy *p, int workspace_mfd, struct err *e);      /* -1: in memory, for the trial run */
 
 /* ---- seccomp.c ---- */
 #define SECCOMP_PROGS 2u
@@ -98,13 +99,17 @@ struct sbx_usage { uint64_t rss_bytes; uint32_t procs; };
 bool limits_usage(int procfd, uint64_t refine_above, struct sbx_usage *ret);       /* by the sandbox's own proc */
 /* Bytes of open files without a name: on the file system `disk_dev`, and in memory (memfd). */
 void limits_hidden(int procfd, dev_t disk_dev, dev_t memfd_dev, uint64_t *ret_disk, uint64_t *ret_memory);
+MUST_CHECK int caps_bound(struct err *e);          /* what can be given up while rights are still used */
 MUST_CHECK int caps_drop_all(struct err *e);
 const char *lim_how_name(enum lim_how h);
 
 /* ---- child.c ---- */
+/* The child goes as far as it can before it is known for which session it is, then waits for CHILD_GO with the workspace's detached mount. */
+#define CHILD_GO 'g'
 struct child_args {
     const struct sbx_policy *p; const struct sbx_plan *pl; const struct sbx_mounts *m; const struct sbx_filter *filter; const struct sbx_payload *payload;
-    int payload_fd, ctl_fd, sync_fd, workspace_mfd;
+    const struct cg_box *box;
+    int payload_fd, ctl_fd, sync_fd;
     uint32_t seq;
 };
 _Noreturn void child_main(const struct child_args *a);

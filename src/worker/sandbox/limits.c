@@ -88,10 +88,8 @@ int limits_apply(const struct sbx_limits *l, const struct sbx_plan *pl, uint32_t
     return RC_OK;
 }
 
-int caps_drop_all(struct err *e)
+int caps_bound(struct err *e)
 {
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return err_sys(e, RC_UNSUPPORTED, errno, "no_new_privs");
     for (int c = 0; c < 64; c++)
         if (prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0) {
             if (errno == EINVAL)
@@ -102,6 +100,13 @@ int caps_drop_all(struct err *e)
                                SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
     if (prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) < 0)
         return err_sys(e, RC_UNSUPPORTED, errno, "securebits");
+    return RC_OK;
+}
+
+int caps_drop_all(struct err *e)
+{
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return err_sys(e, RC_UNSUPPORTED, errno, "no_new_privs");
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
         return err_sys(e, RC_UNSUPPORTED, errno, "ambient capabilities");
     struct __user_cap_header_struct h = { _LINUX_CAPABILITY_VERSION_3, 0 };

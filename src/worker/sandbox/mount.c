@@ -348,7 +348,7 @@ static int mask(const char *const *names, size_t n, unsigned bits, const char *w
     return RC_OK;
 }
 
-int mounts_child(const struct sbx_policy *p, const struct sbx_mounts *m, int proc_mfd, int workspace_mfd, struct err *e)
+int mounts_child(const struct sbx_policy *p, const struct sbx_mounts *m, int proc_mfd, struct err *e)
 {
     struct mount_attr ro = { .attr_set = MOUNT_ATTR_RDONLY };
     if (mount_setattr(proc_mfd, "", AT_EMPTY_PATH, &ro, sizeof ro) < 0)
@@ -361,7 +361,11 @@ int mounts_child(const struct sbx_policy *p, const struct sbx_mounts *m, int pro
     static const char *const pts[] = { "ptmxmode", "0666", "mode", "0620" };
     AUTO_CLOSE int fd = -1;
     TRY(fsmount_new("devpts", pts, COUNT_OF(pts), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, &fd, e));
-    TRY(attach(fd, AT_FDCWD, "/dev/pts", e));
+    return attach(fd, AT_FDCWD, "/dev/pts", e);
+}
+
+int mounts_child_workspace(const struct sbx_policy *p, int workspace_mfd, struct err *e)
+{
     if (workspace_mfd >= 0)
         return attach(workspace_mfd, AT_FDCWD, "/workspace", e);
     return tmpfs_at("/workspace", p->limits.tmp_bytes, "0755", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, e);   /* the probe's trial run */

@@ -23,7 +23,6 @@
 #endif
 #define CLONE_NEW_ALL (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)   /* NEWTIME lies in CSIGNAL: clone() cannot take it */
 
-#define SOCKET_FAMILY_MAX 63u
 static const int ip_families[] = { AF_INET, AF_INET6 };
 
 static const char *const allowed[] = {
@@ -175,9 +174,10 @@ static int compile_args(scmp_filter_ctx c, struct err *e)
     for (uint64_t bit = 1; bit <= CLONE_NEW_ALL; bit <<= 1)
         if (bit & CLONE_NEW_ALL)
             TRY(add_cmp(c, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1, &SCMP_A0(SCMP_CMP_MASKED_EQ, bit, bit), e));
-    for (scmp_datum_t family = 0; family <= SOCKET_FAMILY_MAX; family++)
-        if (family != AF_UNIX && family != AF_INET && family != AF_INET6 && family != AF_NETLINK)
-            TRY(add_cmp(c, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, &SCMP_A0(SCMP_CMP_MASKED_EQ, 0xffffffff, family), e));
+    TRY(add_cmp(c, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, &SCMP_A0(SCMP_CMP_GT, AF_NETLINK), e));       /* packet, vsock, alg, bluetooth, ... */
+    for (scmp_datum_t family = 0; family < AF_NETLINK; family++)
+        if (family != AF_UNIX && family != AF_INET && family != AF_INET6)
+            TRY(add_cmp(c, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, &SCMP_A0(SCMP_CMP_EQ, family), e));
     for (size_t i = 0; i < COUNT_OF(ip_families); i++) {
         const struct scmp_arg_cmp raw[] = { SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)ip_families[i]), SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, SOCK_RAW) };
         TRY(add_cmp(c, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socket), 2, raw, e));

@@ -20,6 +20,7 @@
 #include "base/random.h"
 #include "base/secret.h"
 #include "base/str.h"
+#include "proc/proc.h"
 #include "worker/sandbox/internal.h"
 
 #ifndef CLONE_INTO_CGROUP
@@ -31,10 +32,16 @@
 #define REAP_AT_END_MS 5000
 
 struct kid { pid_t pid; uint32_t seq; struct cg_box box; };
+struct making {
+    struct kid kid;
+    int pair[2], ctl[2];     /* [0] ours, [1] the child's */
+    int workspace, pidfd, procfd;
+};
 struct zygote {
     const struct sbx_policy *p; struct sbx_plan pl; const struct sbx_payload *payload;
     struct sbx_mounts m; struct sbx_filter filter;
     int sock, sigfd, payload_fd;
+    struct making spare; bool spare_failed; uint32_t n_made;
     struct kid kids[SBX_LIVE_MAX]; size_t n_kids;
 };
 struct clone3_args { uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup; };
@@ -85,12 +92,6 @@ static void failed(struct zygote *z, uint32_t seq, int rc, const struct err *e)
 }
 
 /* ---- one sandbox ---- */
-
-struct making {
-    struct kid kid;
-    int pair[2], ctl[2];     /* [0] ours, [1] the child's */
-    int workspace, pidfd, procfd;
-};
 
 static void making_end(struct zygote *z, struct making *k, bool kill_it)
 {
@@ -152,7 +153,7 @@ static int workspace_prepare(struct zygote *z, const struct zy_req *q, uid_t *re
     return RC_OK;
 }
 
-static int spawn(struct zygote *z, const struct zy_req *q, struct making *k, struct err *e)
+static int spawn(struct zygote *z, uint32_t n, struct making *k, struct err *e)
 {
     int cgfd = cg_box_clone_fd(&z->pl.cg, &k->kid.box);
     struct clone3_args ca = { .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
@@ -167,17 +168,12 @@ static int spawn(struct zygote *z, const struct zy_req *q, struct making *k, str
     if (pid < 0)
         return err_sys(e, RC_UNSUPPORTED, errno, "new namespaces (user.max_*_namespaces, or a container's seccomp or AppArmor profile?)");
     if (pid == 0) {
-        const struct child_args a = { .p = z->p, .pl = &z->pl, .m = &z->m, .filter = &z->filter, .payload = z->payload, .payload_fd = z->payload_fd,
-                                      .ctl_fd = k->ctl[1], .sync_fd = k->pair[1], .workspace_mfd = k->workspace, .seq = q->seq };
+        const struct child_args a = { .p = z->p, .pl = &z->pl, .m = &z->m, .filter = &z->filter, .payload = z->payload, .box = &k->kid.box, .payload_fd = z->payload_fd,
+                                      .ctl_fd = k->ctl[1], .sync_fd = k->pair[1], .seq = n };
         child_main(&a);
     }
     k->kid.pid = pid;
     return RC_OK;
-}
-
-static int tell(int fd, char c, struct err *e)
-{
-    return write(fd, &c, 1) == 1 ? RC_OK : err_sys(e, RC_CLOSED, errno, "the new sandbox died");
 }
 
 /* Waits for the exec: the child's end closes then. Text before that is why it failed. */
@@ -198,6 +194,33 @@ static int exec_done(int fd, struct err *e)
     return err_set(e, RC_UNSUPPORTED, "%s", msg);
 }
 
+static int tell(const struct making *k, char c, int fd, struct err *e)
+{
+    int rc = fds_send(k->pair[0], &c, 1, &fd, fd >= 0 ? 1 : 0);
+    return rc < 0 ? err_set(e, rc, "the new sandbox died") : RC_OK;
+}
+
+static void making_init(struct making *k)
+{
+    *k = (struct making){ .pair = { -1, -1 }, .ctl = { -1, -1 }, .workspace = -1, .pidfd = -1, .procfd = -1 };
+    for (size_t i = 0; i < CG_CTL_MAX_; i++)
+        k->kid.box.fd[i] = -1;
+}
+
+/* A half-made sandbox: its namespaces and groups exist, its session is not known. One is always kept, made while nothing else is to be done: network
+ * namespace and cgroups are the dear parts, and so they are off the path of a request. */
+static int prepare(struct zygote *z, struct making *k, struct err *e)
+{
+    uint32_t n = ++z->n_made;
+    TRY(cg_box_make(&z->pl.cg, n, &z->p->limits, &k->kid.box, e));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, k->pair) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, k->ctl) < 0)
+        return err_sys(e, RC_IO, errno, "socketpair");
+    TRY(spawn(z, n, k, e));
+    close(TAKE_FD(k->pair[1]));
+    close(TAKE_FD(k->ctl[1]));
+    return RC_OK;
+}
+
 static int make(struct zygote *z, const struct zy_req *q, struct making *k, struct err *e)
 {
     if (z->n_kids >= SBX_LIVE_MAX)
@@ -207,17 +230,11 @@ static int make(struct zygote *z, const struct zy_req *q, struct making *k, stru
         TRY(workspace_prepare(z, q, &uid, e));
         TRY(mounts_workspace(&z->m, q->dir, &k->workspace, e));
     }
-    TRY(cg_box_make(&z->pl.cg, q->seq, &z->p->limits, &k->kid.box, e));
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, k->pair) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, k->ctl) < 0)
-        return err_sys(e, RC_IO, errno, "socketpair");
-    TRY(spawn(z, q, k, e));
-    close(TAKE_FD(k->pair[1]));
-    close(TAKE_FD(k->ctl[1]));
+    if (k->kid.pid <= 0)
+        TRY(prepare(z, k, e));
     if (z->pl.mode == SBX_MODE_ROOT)
         TRY(userns_map_pid(z->m.proc_fd, k->kid.pid, uid, uid, e));
-    TRY(tell(k->pair[0], 'm', e));
-    TRY(cg_box_attach(&z->pl.cg, &k->kid.box, k->kid.pid, true, e));      /* while the child mounts: moving between v1 groups is slow */
-    (void)tell(k->pair[0], 'c', NULL);      /* when it died meanwhile, its text says more */
+    (void)tell(k, CHILD_GO, k->workspace, NULL);      /* when it died meanwhile, its text says more */
     TRY(exec_done(k->pair[0], e));
     char path[64];
     (void)snprintf(path, sizeof path, "%d/root/proc", k->kid.pid);      /* before anything of the agent's runs in there */
@@ -227,9 +244,9 @@ static int make(struct zygote *z, const struct zy_req *q, struct making *k, stru
 
 static void on_make(struct zygote *z, const struct zy_req *q)
 {
-    struct making k = { .kid = { .seq = q->seq }, .pair = { -1, -1 }, .ctl = { -1, -1 }, .workspace = -1, .pidfd = -1, .procfd = -1 };
-    for (size_t i = 0; i < CG_CTL_MAX_; i++)
-        k.kid.box.fd[i] = -1;
+    struct making k = z->spare;
+    making_init(&z->spare);
+    k.kid.seq = q->seq;
     struct err e = { 0 };
     int rc = memchr(q->dir, 0, sizeof q->dir) ? make(z, q, &k, &e) : err_set(&e, RC_INVALID, "directory name");
     if (rc < 0) {
@@ -244,10 +261,27 @@ static void on_make(struct zygote *z, const struct zy_req *q)
     making_end(z, &k, false);
 }
 
+static void refill_spare(struct zygote *z)
+{
+    struct err e = { 0 };
+    if (z->spare.kid.pid <= 0 && prepare(z, &z->spare, &e) < 0) {      /* the next request tries again, and tells */
+        making_end(z, &z->spare, true);
+        making_init(&z->spare);
+        z->spare_failed = true;
+    }
+}
+
 /* ---- children that ended ---- */
 
 static void on_exit_of(struct zygote *z, pid_t pid, int status, bool report)
 {
+    if (pid == z->spare.kid.pid) {
+        z->spare.kid.pid = 0;
+        making_end(z, &z->spare, true);
+        making_init(&z->spare);
+        z->spare_failed = true;         /* not again and again on its own */
+        return;
+    }
     for (size_t i = 0; i < z->n_kids; i++) {
         struct kid *k = &z->kids[i];
         if (k->pid != pid)
@@ -281,6 +315,8 @@ _Noreturn static void end(struct zygote *z)
         cg_box_kill(&z->pl.cg, &z->kids[i].box);
         (void)kill(z->kids[i].pid, SIGKILL);
     }
+    making_end(z, &z->spare, true);
+    making_init(&z->spare);
     for (int ms = 0; z->n_kids && ms < REAP_AT_END_MS; ms += 10) {
         reap(z, false);
         if (z->n_kids) {
@@ -298,11 +334,9 @@ _Noreturn static void end(struct zygote *z)
 static int set_up_process(struct zygote *z, struct err *e)
 {
     sigset_t all, chld;
+    proc_default_signals();
     sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, NULL);
-    for (int s = 1; s < _NSIG; s++)
-        if (s != SIGKILL && s != SIGSTOP)
-            (void)signal(s, SIG_DFL);
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     z->sigfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -375,6 +409,7 @@ _Noreturn void zygote_run(const struct zygote_args *za)
     struct zygote *z = &zy;
     z->sock = za->sock;
     z->sigfd = z->payload_fd = -1;
+    making_init(&z->spare);
     struct err e = { 0 };
     int rc = set_up(z, za, &e);
     if (rc < 0) {
@@ -385,8 +420,14 @@ _Noreturn void zygote_run(const struct zygote_args *za)
     answer(z, &ready, NULL, 0);
     for (;;) {
         struct pollfd p[2] = { { z->sock, POLLIN, 0 }, { z->sigfd, POLLIN, 0 } };
-        if (poll(p, 2, -1) < 0 && errno != EINTR)
+        bool want = z->spare.kid.pid <= 0 && !z->spare_failed;
+        int n_ready = poll(p, 2, want ? 0 : -1);
+        if (n_ready < 0 && errno != EINTR)
             end(z);
+        if (n_ready == 0 && want)
+            refill_spare(z);
+        if (n_ready <= 0)
+            continue;
         if (p[1].revents) {
             drain_signals(z);
             reap(z, true);
@@ -400,6 +441,7 @@ _Noreturn void zygote_run(const struct zygote_args *za)
             continue;
         if (n <= 0 || q.type != ZQ_MAKE)      /* the worker ended, or is no longer itself */
             end(z);
+        z->spare_failed = false;
         on_make(z, &q);
     }
 }
