@@ -185,12 +185,12 @@ int settings_finish(struct worker_settings *s, bool run, struct err *e)
         return err_wrap(e, rc, "base-url");
     for (size_t n = strlen(s->base_url); n && s->base_url[n - 1] == '/'; n--)
         s->base_url[n - 1] = 0;
-    if (!s->worker_id)
+    if (!s->worker_id && !run)
         s->worker_id = default_worker_id();
-    for (const char *p = s->worker_id; *p; p++)
+    for (const char *p = s->worker_id; p && *p; p++)
         if ((unsigned char)*p <= ' ' || (unsigned char)*p >= 127)
             return err_set(e, RC_INVALID, "worker-id: only printable ASCII without spaces");
-    if (strlen(s->worker_id) > WORKER_ID_MAX)
+    if (s->worker_id && strlen(s->worker_id) > WORKER_ID_MAX)
         return err_set(e, RC_INVALID, "worker-id: at most %d characters", WORKER_ID_MAX);
     TRY(default_state_dir(s, e));
     rc = fd_mkdirs(s->state_dir, 0700, e);

@@ -187,6 +187,7 @@ static void on_unpacked(void *ctx, int rc, const char *why, size_t files, uint64
 {
     struct skills *s = ctx;
     struct skill *k = &s->v[s->at];
+    AUTO_FREE char *reason = str_dup(why);           /* `why` is the unpacker's */
     skills_unpack_free(TAKE(s->unpack));
     json_t *f = json_object();
     js_set_str(f, "session", s->c.session_id);
@@ -199,7 +200,7 @@ static void on_unpacked(void *ctx, int rc, const char *why, size_t files, uint64
     js_set_bool(f, "error", rc < 0);
     record_add(s->c.w->record, "tool", f);
     if (rc < 0) {
-        give_up(s, "unpack", why);
+        give_up(s, "unpack", reason);
         return;
     }
     log_info("skill.placed", "session=%s skill=%s dir=%s files=%zu", s->c.session_id, k->id, k->dir, files);

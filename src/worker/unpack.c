@@ -117,7 +117,9 @@ static void load(void)
 /* After the library is there: no privileges, no new files, no processes, bounded memory and time. */
 static void confine(void)
 {
+#ifndef __SANITIZE_ADDRESS__             /* its shadow memory is larger than any limit */
     limit(RLIMIT_AS, MEMORY_MAX);
+#endif
     limit(RLIMIT_CPU, UNPACK_SECONDS);
     limit(RLIMIT_FSIZE, 0);              /* the output is a pipe */
     limit(RLIMIT_NOFILE, 8);

@@ -23,6 +23,19 @@
 
 /* ---- the end ---- */
 
+static void on_last_post(void *arg)
+{
+    ev_stop(arg);
+}
+
+/* The sandboxes go first, and the loop ends behind what they have posted for their own end. */
+static void end_loop(struct worker *w)
+{
+    if (w->sbx)
+        sbx_host_stop(TAKE(w->sbx));
+    ev_post(w->ev, on_last_post, w->ev);
+}
+
 static void on_stop_deadline(struct ev_timer *t)
 {
     struct worker *w = container_of(t, struct worker, stop_deadline);
@@ -42,11 +55,12 @@ void worker_stop(struct worker *w, int exit_status, const char *why)
     ev_timer_set(w->ev, &w->stop_deadline, STOP_MS, on_stop_deadline);
     if (w->poller)
         poller_stop(w->poller);
+    bool idle = w->n_items == 0;         /* else the last item ends the loop: worker_item_gone() */
     if (w->onwork)
         onwork_stop(w->onwork);
     items_stop(w, why);
-    if (w->n_items == 0)
-        ev_stop(w->ev);
+    if (idle)
+        end_loop(w);
 }
 
 void worker_item_gone(struct worker *w, enum item_outcome o)
@@ -55,7 +69,7 @@ void worker_item_gone(struct worker *w, enum item_outcome o)
     if (single && o != ITEM_DONE && w->exit_status == EXIT_OK)
         w->exit_status = EXIT_FAIL;
     if (single || (w->stopping && w->n_items == 0))
-        ev_stop(w->ev);
+        end_loop(w);
     else if (!w->stopping)
         poller_resume(w->poller, o == ITEM_NOT_CLAIMED);
 }

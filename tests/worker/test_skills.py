@@ -58,7 +58,7 @@ def serve(api, worker, skills, *args, token=None, **kw):
 def test_formats(api, worker, pack):
     s, wid, w = serve(api, worker, {"pdf": {"archive": pack(FILES)}}, "--max-idle", "300ms")
     assert s.text(s.first).split("\n") == ["pdf/SKILL.md 644 6", "pdf/bin/run.sh 755 19", "pdf/empty 644 0"]
-    a = s.bash("skills/pdf/bin/run.sh; echo mine > skills/pdf/mine; ls")
+    a = s.bash("cd /workspace; skills/pdf/bin/run.sh; echo mine > skills/pdf/mine")
     api.wait_result(s, a)
     assert "ran" in s.text(a)
     s.idle()
