@@ -7,6 +7,8 @@
 #include "base/arena.h"
 #include "base/attr.h"
 #include "base/err.h"
+#include "store/tunnels.h"
+#include "store/vaults.h"
 
 #define STORE_LIST_MAX 1000
 
@@ -31,7 +33,7 @@ struct store_page {
 #define STORE_PAGE_INIT { .limit = 20, .gt_ms = -1, .gte_ms = -1, .lt_ms = -1, .lte_ms = -1 }
 
 /* ---- credentials ---- */
-enum key_kind { KEY_API, KEY_ENVIRONMENT };
+enum key_kind { KEY_API, KEY_ENVIRONMENT, KEY_EDGE };
 enum key_role { ROLE_NONE, ROLE_USER, ROLE_DEVELOPER, ROLE_ADMIN };      /* API keys; ordered */
 struct store_key {
     const char *id, *name, *env_id, *hint;      /* env_id: environment keys; hint: last 4 characters of the key */
@@ -198,6 +200,9 @@ struct store_ops {
     int (*work_stats)(struct store *st, const char *env_id, int64_t now_ms, struct store_work_stats *ret, struct err *e);
     /* Re-queues items whose lease lapsed (needs_worker sessions) or stops them (others); emits STORE_NOTE_WORK. *ret_next_ms: when the next one may lapse, -1 none. */
     int (*work_expire)(struct store *st, int64_t now_ms, int64_t *ret_next_ms, struct err *e);
+
+    const struct store_tunnel_ops *tunnel;      /* store/tunnels.h */
+    const struct store_vault_ops *vault;        /* store/vaults.h */
 };
 struct store { const struct store_ops *ops; };
 

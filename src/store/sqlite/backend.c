@@ -138,4 +138,5 @@ const struct store_ops sqlite_ops = {
     .work_poll = sqlite_work_poll, .work_ack = sqlite_work_ack, .work_heartbeat = sqlite_work_heartbeat, .work_stop = sqlite_work_stop,
     .work_get = sqlite_work_get, .work_list = sqlite_work_list, .work_update = sqlite_work_update, .work_stats = sqlite_work_stats,
     .work_expire = sqlite_work_expire,
+    .tunnel = &sqlite_tunnel_ops, .vault = &sqlite_vault_ops,
 };

@@ -64,7 +64,33 @@ static const char schema_1[] =
     "CREATE TABLE workers(env_id TEXT NOT NULL REFERENCES environments(id) ON DELETE CASCADE, worker_id TEXT NOT NULL, seen_ms INTEGER NOT NULL,"
     " PRIMARY KEY(env_id, worker_id)) WITHOUT ROWID;";
 
-static const char *const migrations[] = { schema_1 };
+/* tunnel_tokens: the row without expires_ms is the current one; its text is sealed, so that it can be revealed. connectors are what the edges said last.
+ * credentials.sealed is NULL once the secrets were purged. Domains are never given twice, so archived tunnels stay. */
+static const char schema_2[] =
+    "CREATE TABLE tunnels(id TEXT PRIMARY KEY, workspace_id TEXT NOT NULL, display_name TEXT, domain TEXT NOT NULL UNIQUE,"
+    " created_ms INTEGER NOT NULL, archived_ms INTEGER);"
+    "CREATE INDEX tunnels_page ON tunnels(created_ms, id);"
+    "CREATE TABLE tunnel_tokens(id TEXT PRIMARY KEY, tunnel_id TEXT NOT NULL REFERENCES tunnels(id) ON DELETE CASCADE,"
+    " hash BLOB NOT NULL UNIQUE CHECK(length(hash) = 32), created_ms INTEGER NOT NULL, expires_ms INTEGER, sealed BLOB NOT NULL);"
+    "CREATE UNIQUE INDEX tunnel_tokens_current ON tunnel_tokens(tunnel_id) WHERE expires_ms IS NULL;"
+    "CREATE TABLE tunnel_certificates(id TEXT PRIMARY KEY, tunnel_id TEXT NOT NULL REFERENCES tunnels(id) ON DELETE CASCADE,"
+    " fingerprint TEXT NOT NULL, expires_ms INTEGER NOT NULL, created_ms INTEGER NOT NULL, archived_ms INTEGER, pem TEXT NOT NULL);"
+    "CREATE UNIQUE INDEX tunnel_certificates_active ON tunnel_certificates(tunnel_id, fingerprint) WHERE archived_ms IS NULL;"
+    "CREATE INDEX tunnel_certificates_page ON tunnel_certificates(tunnel_id, created_ms, id);"
+    "CREATE TABLE edges(id TEXT PRIMARY KEY, address TEXT NOT NULL, version TEXT NOT NULL, draining INTEGER NOT NULL, seen_ms INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE connectors(edge_id TEXT NOT NULL, id TEXT NOT NULL, tunnel_id TEXT NOT NULL REFERENCES tunnels(id) ON DELETE CASCADE, token_id TEXT NOT NULL,"
+    " version TEXT NOT NULL, remote_address TEXT NOT NULL, connections INTEGER NOT NULL, connected_ms INTEGER NOT NULL, seen_ms INTEGER NOT NULL,"
+    " PRIMARY KEY(edge_id, id, tunnel_id)) WITHOUT ROWID;"
+    "CREATE INDEX connectors_tunnel ON connectors(tunnel_id, seen_ms);"
+
+    "CREATE TABLE vaults(id TEXT PRIMARY KEY, created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL, archived_ms INTEGER, body TEXT NOT NULL);"
+    "CREATE INDEX vaults_page ON vaults(created_ms, id);"
+    "CREATE TABLE credentials(id TEXT PRIMARY KEY, vault_id TEXT NOT NULL REFERENCES vaults(id) ON DELETE CASCADE, kind TEXT NOT NULL, match TEXT NOT NULL,"
+    " created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL, archived_ms INTEGER, body TEXT NOT NULL, sealed BLOB);"
+    "CREATE UNIQUE INDEX credentials_active ON credentials(vault_id, kind = 'environment_variable', match) WHERE archived_ms IS NULL;"
+    "CREATE INDEX credentials_page ON credentials(vault_id, created_ms, id);";
+
+static const char *const migrations[] = { schema_1, schema_2 };
 #define SCHEMA_CURRENT ((int64_t)COUNT_OF(migrations))
 
 /* 0: an empty file. */

@@ -82,6 +82,8 @@ void rows_reverse(void *rows, size_t n, size_t size);
 
 /* ---- domain files ---- */
 extern const struct store_ops sqlite_ops;
+extern const struct store_tunnel_ops sqlite_tunnel_ops;
+extern const struct store_vault_ops sqlite_vault_ops;
 
 int sqlite_key_create(struct store *st, const struct store_key *k, const uint8_t hash[32], struct err *e);
 int sqlite_key_find(struct store *st, struct arena *a, const uint8_t hash[32], struct store_key *ret, struct err *e);
