@@ -76,6 +76,8 @@ size_t link_write(struct link_stream *s, const void *p, size_t n);   /* how much
  * other call with this stream. NULL: no room, on_writable will follow, or the stream is dead or was shut down. */
 char *link_write_reserve(struct link_stream *s, size_t max, size_t *ret_n);
 void link_write_commit(struct link_stream *s, size_t n);
+size_t link_write_room(const struct link_stream *s);                 /* how much link_write() would take now */
 void link_shutdown(struct link_stream *s);                           /* ends our side after what was written */
 /* Resets it, unless our side was ended: then what was written still leaves, and the other end is told that nobody reads. NULL is fine. */
 void link_stream_free(struct link_stream *s);
+void link_stream_reset(struct link_stream *s);                       /* the same, and what was written but has not left is dropped: the other end sees a reset */

@@ -190,6 +190,11 @@ char *link_write_reserve(struct link_stream *s, size_t max, size_t *ret_n)
     return p;
 }
 
+size_t link_write_room(const struct link_stream *s)
+{
+    return writable(s) ? LINK_SEND_MAX - s->out.n : 0;
+}
+
 void link_write_commit(struct link_stream *s, size_t n)
 {
     ring_commit(&s->out, n);
@@ -205,6 +210,17 @@ void link_shutdown(struct link_stream *s)
         return;
     s->shut = true;
     resume(s);
+}
+
+void link_stream_reset(struct link_stream *s)
+{
+    if (!s || !s->owned)
+        return;
+    if (s->link && s->h2_open && s->link->h2 && !s->reset) {
+        stream_drop(s);
+        stream_rst(s, NGHTTP2_CANCEL);
+    }
+    link_stream_free(s);
 }
 
 /* When our side was ended the stream still sends what is queued, without an owner; then the other end is told to send no more. */
