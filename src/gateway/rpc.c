@@ -117,7 +117,7 @@ static const char *elements(const char *p, const char *end, unsigned depth, cons
 
 static const char *value(const char *p, const char *end, unsigned depth, const struct visitor *v)
 {
-    if (p == end || depth > RPC_DEPTH_MAX)
+    if (p == end || (depth == RPC_DEPTH_MAX && (*p == '{' || *p == '[')))
         return NULL;
     switch (*p) {
     case '{': return members(p + 1, end, depth + 1, v);
