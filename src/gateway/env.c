@@ -47,7 +47,7 @@ int env_new(struct ev *ev, const struct gateway_settings *s, struct env *old, st
     v->idle_ms = s->idle_ms;
     v->idle_max = (size_t)s->idle_max;
     v->text = TAKE(text);
-    int rc = guard_new(&s->allowed_ips, s->ip_validation_off, &v->guard, e);
+    int rc = ip_guard_new(&s->allowed_ips, s->ip_validation_off, &v->guard, e);
     if (rc == RC_OK && (s->upstream_ca || s->upstream_system_cas)) {
         struct tls_conf c = { .ca_file = s->upstream_ca, .system_cas = s->upstream_system_cas, .cert_file = s->upstream_cert, .key_file = s->upstream_key };
         rc = tls_ctx_client(&c, &v->tls, e);
@@ -72,7 +72,7 @@ void env_unref(struct env *v)
 {
     if (!v || --v->refs)
         return;
-    guard_free(v->guard);
+    ip_guard_free(v->guard);
     tls_ctx_free(v->tls);
     free(v->text);
     free(v);

@@ -10,7 +10,7 @@
 struct env {
     unsigned refs;
     struct ev *ev;
-    struct guard *guard;
+    struct ip_guard *guard;
     struct tls_ctx *tls;                 /* NULL: no https upstream can be verified (neither ca_file nor include_system_cas) */
     int64_t connect_ms, idle_ms;
     size_t idle_max;

@@ -427,18 +427,18 @@ struct front *front_new(struct ev *ev, const struct front_limits *l, struct trai
 }
 
 void front_limits(struct front *f, const struct front_limits *l) { f->limits = *l; }
-const struct routes *front_routes(const struct front *f) { return f->routes; }
+const struct route_table *front_routes(const struct front *f) { return f->routes; }
 size_t front_conns(const struct front *f) { return f->n_conns; }
 size_t front_requests(const struct front *f) { return f->n_requests; }
 
-void front_serve(struct front *f, struct tls_ctx *take_tls, struct routes *take_routes)
+void front_serve(struct front *f, struct tls_ctx *take_tls, struct route_table *take_routes)
 {
     struct served *s = xcalloc(1, sizeof *s);
     s->refs = 1;
     s->tls = take_tls;
     served_unref(f->served);
     f->served = s;
-    routes_free(f->routes);
+    route_table_free(f->routes);
     f->routes = take_routes;
 }
 
@@ -479,6 +479,6 @@ void front_free(struct front *f)
         free(x);
     }
     served_unref(f->served);
-    routes_free(f->routes);
+    route_table_free(f->routes);
     free(f);
 }

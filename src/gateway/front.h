@@ -23,8 +23,8 @@ struct front_limits { size_t conns_max, requests_max; int64_t head_ms, body_ms, 
 struct front *front_new(struct ev *ev, const struct front_limits *l, struct trail *trail);
 void front_limits(struct front *f, const struct front_limits *l);
 /* From the next connection (TLS) and the next request (routes) on. Both are taken; what open connections and requests use lives on until they are done. */
-void front_serve(struct front *f, struct tls_ctx *take_tls, struct routes *take_routes);
-const struct routes *front_routes(const struct front *f);
+void front_serve(struct front *f, struct tls_ctx *take_tls, struct route_table *take_routes);
+const struct route_table *front_routes(const struct front *f);
 /* Idle connections are closed, the others after their answer; cb when none is left. */
 void front_drain(struct front *f, void (*cb)(void *ctx), void *ctx);
 void front_free(struct front *f);        /* at once */

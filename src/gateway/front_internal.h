@@ -72,7 +72,7 @@ struct front {
     struct front_limits limits;
     struct trail *trail;
     struct served *served;
-    struct routes *routes;
+    struct route_table *routes;
     struct list conns, dirty;
     size_t n_conns, n_requests, held;
     bool draining;

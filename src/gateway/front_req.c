@@ -88,7 +88,7 @@ void exchange_put(struct exchange *x)
     if (x->route) {
         if (f->trail)
             audit(x);
-        stats_request(x->route->stats, x->replied ? x->status : 0, x->bytes_in, x->bytes_out);
+        route_stats_request(x->route->stats, x->replied ? x->status : 0, x->bytes_in, x->bytes_out);
         log_debug("gateway.request_ended", "host=%s route=%s status=%d bytes_in=%llu bytes_out=%llu", x->host, x->route->name, x->replied ? x->status : 0,
                   (unsigned long long)x->bytes_in, (unsigned long long)x->bytes_out);
         route_unref(x->route);
@@ -214,17 +214,17 @@ static void refuse_by_policy(struct exchange *x, int status, const char *why)
     buf_init(&out, POLICY_REFUSAL_MAX);
     bool batch = x->scanned == MCP_RPC && mcp_is_batch(&x->scan);
     if (!batch) {
-        (void)policy_answer(&out, x->scanned == MCP_RPC ? x->scan.call.id : "", x->route->name, tool, why);
+        (void)tool_policy_answer(&out, x->scanned == MCP_RPC ? x->scan.call.id : "", x->route->name, tool, why);
     } else {
         (void)buf_putc(&out, '[');
         size_t answers = 0;
         for (size_t i = 0; i < x->n_calls; i++)
             if (x->calls[i].is_call && *x->calls[i].id) {
                 (void)buf_puts(&out, answers++ ? "," : "");
-                (void)policy_answer(&out, x->calls[i].id, x->route->name, str_eq(x->calls[i].method, "tools/call") ? x->calls[i].name : NULL, why);
+                (void)tool_policy_answer(&out, x->calls[i].id, x->route->name, str_eq(x->calls[i].method, "tools/call") ? x->calls[i].name : NULL, why);
             }
         if (!answers)
-            (void)policy_answer(&out, "", x->route->name, NULL, why);
+            (void)tool_policy_answer(&out, "", x->route->name, NULL, why);
         (void)buf_putc(&out, ']');
     }
     exchange_local(x, status, "application/json", NULL, buf_data(&out), buf_len(&out));
@@ -234,7 +234,7 @@ static void refuse_by_policy(struct exchange *x, int status, const char *why)
 static void begin_body(struct exchange *x)
 {
     struct inner *c = x->c;
-    const struct policy *p = x->route->policy;
+    const struct tool_policy *p = x->route->policy;
     x->has_body = x->head.chunked || x->head.content_length > 0;
     x->body_ended = !x->has_body;
     x->body_left = x->head.content_length;
@@ -271,7 +271,7 @@ static void begin(struct inner *c, struct exchange *x)
     c->state = INNER_BUSY;
     c->close_after = !h->keep_alive;
     x->has_body = h->chunked || h->content_length > 0;      /* until begin_body(): a refusal closes when a body comes */
-    if (!find_host(x) || !sni_agrees(c, x->host) || !routes_ours(f->routes, x->host)) {
+    if (!find_host(x) || !sni_agrees(c, x->host) || !route_table_ours(f->routes, x->host)) {
         refuse(x, &m_misdirected, 421, "The TLS server name and Host must be the same name under the tunnel domain");
         return;
     }
@@ -279,7 +279,7 @@ static void begin(struct inner *c, struct exchange *x)
         refuse(x, &m_upgrade, 501, "Upgrades and CONNECT are not passed through the tunnel");
         return;
     }
-    struct route *r = routes_find(f->routes, x->host);
+    struct route *r = route_table_find(f->routes, x->host);
     if (!r) {
         log_warn("gateway.no_route", "host=%s why=no route for host", x->host);
         refuse(x, &m_no_route, 502, "No route configured for host");
@@ -365,7 +365,7 @@ static void release_held(struct exchange *x)
         why = "Mcp-Method or Mcp-Name say something else than the body";
     } else if (x->scanned == MCP_RPC) {
         for (size_t i = 0; i < (mcp_is_batch(&x->scan) ? x->n_calls : 1) && !why; i++)
-            why = policy_refuses(x->route->policy, mcp_is_batch(&x->scan) ? &x->calls[i] : &x->scan.call, x->why);
+            why = tool_policy_refuses(x->route->policy, mcp_is_batch(&x->scan) ? &x->calls[i] : &x->scan.call, x->why);
     }
     if (why) {
         refuse_by_policy(x, 200, why);

@@ -64,8 +64,8 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
         log_error("gateway.certificate", "file=%s expired=%s why=%s", g->set.cert_file, until, "clients refuse it: renew it");
     else if (g->not_after_ms - now < EXPIRY_SOON_MS)
         log_warn("gateway.certificate", "file=%s expires=%s", g->set.cert_file, until);
-    for (size_t i = 0; i < routes_count(front_routes(g->front)); i++) {
-        const struct route *r = routes_at(front_routes(g->front), i);
+    for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++) {
+        const struct route *r = route_table_at(front_routes(g->front), i);
         bool whole = strchr(r->name, '.') != NULL;
         (void)snprintf(host, sizeof host, whole ? "%.253s" : "%.120s.%.120s", r->name, g->set.tunnel_domain ? g->set.tunnel_domain : "");
         if (!tls_ctx_covers(tls, host))
@@ -86,9 +86,9 @@ static void apply(struct gateway *g, struct setup *s)
     front_limits(g->front, &l);
     front_serve(g->front, TAKE(s->tls), TAKE(s->routes));
     s->set = (struct gateway_settings){ .listen_addr = NULL };
-    for (size_t i = 0; i < routes_count(front_routes(g->front)); i++)
-        log_info("gateway.route", "route configured host=%s upstream=%s kind=%s", routes_at(front_routes(g->front), i)->name,
-                 routes_at(front_routes(g->front), i)->leads_to, routes_at(front_routes(g->front), i)->ops->name);
+    for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++)
+        log_info("gateway.route", "route configured host=%s upstream=%s kind=%s", route_table_at(front_routes(g->front), i)->name,
+                 route_table_at(front_routes(g->front), i)->leads_to, route_table_at(front_routes(g->front), i)->ops->name);
     look_at_leaf(g, tls);
     watch_files(g->watch, conf_file(&gateway_program, g->argc, g->argv), &g->set);
 }
@@ -130,7 +130,7 @@ static void reload(struct gateway *g)
     metric_add(&m_reloads, 1);
     warn_of_restart(&g->set, &s.set);
     apply(g, &s);
-    log_info("gateway.reload", "routes=%zu", routes_count(front_routes(g->front)));
+    log_info("gateway.reload", "routes=%zu", route_table_count(front_routes(g->front)));
 }
 
 static void on_files_changed(void *ctx) { reload(ctx); }
@@ -267,8 +267,8 @@ static int check(struct ev *ev, int argc, char **argv)
     struct err e = { 0 };
     if (setup_load(ev, argc, argv, NULL, NULL, &s, &e) < 0)
         return complain(EXIT_FAIL, &e);
-    for (size_t i = 0; i < routes_count(s.routes); i++) {
-        const struct route *r = routes_at(s.routes, i);
+    for (size_t i = 0; i < route_table_count(s.routes); i++) {
+        const struct route *r = route_table_at(s.routes, i);
         bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !str_suffix(r->name, s.set.tunnel_domain);
         printf("https://%s%s%s -> %s%s\n", r->name, bare ? "." : "", bare ? s.set.tunnel_domain : "", r->leads_to, r->policy ? " (tool policy)" : "");
     }

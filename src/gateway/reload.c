@@ -10,18 +10,18 @@
 
 /* ---- one configuration ---- */
 
-static int build(struct ev *ev, const struct routes *old_routes, struct env *old_env, bool no_tls, struct setup *s, struct err *e)
+static int build(struct ev *ev, const struct route_table *old_routes, struct env *old_env, bool no_tls, struct setup *s, struct err *e)
 {
     TRY(gateway_settings_finish(&s->set, e));
     TRY(env_new(ev, &s->set, old_env, &s->env, e));
-    TRY(routes_new(s->env, &s->set, old_routes, &s->routes, e));
+    TRY(route_table_new(s->env, &s->set, old_routes, &s->routes, e));
     if (no_tls)
         return RC_OK;
     struct tls_conf c = { .cert_file = s->set.cert_file, .key_file = s->set.key_file, .tls13_only = true };
     return tls_ctx_server(&c, &s->tls, e);
 }
 
-int setup_load(struct ev *ev, int argc, char **argv, const struct routes *old_routes, struct env *old_env, struct setup *ret, struct err *e)
+int setup_load(struct ev *ev, int argc, char **argv, const struct route_table *old_routes, struct env *old_env, struct setup *ret, struct err *e)
 {
     struct setup s = { .env = NULL };
     bool quit = false;
@@ -54,7 +54,7 @@ int setup_build(struct ev *ev, struct setup *s, struct err *e) { return build(ev
 
 void setup_done(struct setup *s)
 {
-    routes_free(s->routes);
+    route_table_free(s->routes);
     env_unref(s->env);
     tls_ctx_free(s->tls);
     conf_free(&gateway_program, &s->set);

@@ -7,9 +7,9 @@
 #define RELOAD_LOOK_MS 1000              /* between two looks at the files; a change counts when it stays the same for one */
 
 /* A whole configuration, ready to serve. */
-struct setup { struct gateway_settings set; struct env *env; struct routes *routes; struct tls_ctx *tls; };
+struct setup { struct gateway_settings set; struct env *env; struct route_table *routes; struct tls_ctx *tls; };
 /* Loads and checks everything. `old` (may be NULL) is what unchanged parts are taken from. */
-MUST_CHECK int setup_load(struct ev *ev, int argc, char **argv, const struct routes *old_routes, struct env *old_env, struct setup *ret, struct err *e);
+MUST_CHECK int setup_load(struct ev *ev, int argc, char **argv, const struct route_table *old_routes, struct env *old_env, struct setup *ret, struct err *e);
 /* The same from text, for tests and fuzzing. Without the certificate when `no_tls`. */
 MUST_CHECK int setup_text(struct ev *ev, const char *yaml, size_t n, bool no_tls, struct setup *ret, struct err *e);
 /* The rest of it from `s->set`. */

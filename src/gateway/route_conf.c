@@ -138,7 +138,7 @@ static int tools(struct reader *rd, const struct conf_node *x)
         return wrong(rd, a, "tools.allow", "an empty list would allow everything; to refuse every tool write deny: \"*\"");
     if (!n_allow && !n_deny)
         return wrong(rd, x, "tools", "allow or deny is expected");
-    return policy_new(allow, n_allow, deny, n_deny, &rd->r->policy, rd->e) < 0 ? wrap(rd, x) : RC_OK;
+    return tool_policy_new(allow, n_allow, deny, n_deny, &rd->r->policy, rd->e) < 0 ? wrap(rd, x) : RC_OK;
 }
 
 /* ---- upstreams ---- */
@@ -188,7 +188,7 @@ static int mapping(struct reader *rd, const struct conf_node *x)
     return upstream_of(rd, x);
 }
 
-int route_new(struct env *env, const struct conf_tree *t, const struct conf_node *x, const char *name, const char *text, struct route **ret, struct err *e)
+int route_make(struct env *env, const struct conf_tree *t, const struct conf_node *x, const char *name, const char *text, struct route **ret, struct err *e)
 {
     struct err own;
     struct route *r = xcalloc(1, sizeof *r);
@@ -197,7 +197,7 @@ int route_new(struct env *env, const struct conf_tree *t, const struct conf_node
     r->name = str_dup(name);
     r->text = str_dup(text);
     r->env = env_ref(env);
-    r->stats = stats_of(name);
+    r->stats = route_stats_of(name);
     (void)str_copy(rd.path, sizeof rd.path, "routes.");
     (void)str_copy(rd.path + 7, sizeof rd.path - 7, name);
     int rc;

@@ -7,7 +7,7 @@
 
 #define ROUTE_TEXT_MAX (1 * MIB)
 
-struct routes { char *domain; struct route **at; size_t n; };
+struct route_table { char *domain; struct route **at; size_t n; };
 
 struct route *route_ref(struct route *r)
 {
@@ -21,7 +21,7 @@ void route_unref(struct route *r)
         return;
     if (r->upstream)
         r->upstream_free(r->upstream);
-    policy_free(r->policy);
+    tool_policy_free(r->policy);
     header_rules_done(&r->headers);
     env_unref(r->env);
     free(r->leads_to);
@@ -30,7 +30,7 @@ void route_unref(struct route *r)
     free(r);
 }
 
-static struct route *find(const struct routes *t, const char *name)
+static struct route *find(const struct route_table *t, const char *name)
 {
     size_t lo = 0, hi = t->n;
     while (lo < hi) {
@@ -47,13 +47,13 @@ static struct route *find(const struct routes *t, const char *name)
 }
 
 /* The length of the part in front of ".<domain>"; 0 when the host does not lie under it. */
-static size_t below(const struct routes *t, const char *host)
+static size_t below(const struct route_table *t, const char *host)
 {
     size_t n = strlen(host), d = t->domain ? strlen(t->domain) : 0;
     return d && n > d + 1 && host[n - d - 1] == '.' && strcmp(host + n - d, t->domain) == 0 ? n - d - 1 : 0;
 }
 
-struct route *routes_find(const struct routes *t, const char *host)
+struct route *route_table_find(const struct route_table *t, const char *host)
 {
     struct route *r = find(t, host);
     size_t n = r ? 0 : below(t, host);
@@ -65,13 +65,13 @@ struct route *routes_find(const struct routes *t, const char *host)
     return find(t, label);
 }
 
-bool routes_ours(const struct routes *t, const char *host)
+bool route_table_ours(const struct route_table *t, const char *host)
 {
     return below(t, host) || (strchr(host, '.') && find(t, host));
 }
 
-size_t routes_count(const struct routes *t) { return t->n; }
-const struct route *routes_at(const struct routes *t, size_t i) { return t->at[i]; }
+size_t route_table_count(const struct route_table *t) { return t->n; }
+const struct route *route_table_at(const struct route_table *t, size_t i) { return t->at[i]; }
 
 /* ---- making ---- */
 
@@ -92,7 +92,7 @@ static int name_of(const struct conf_tree *t, const struct conf_node *x, const c
     return RC_OK;
 }
 
-static void insert(struct routes *t, struct route *take)
+static void insert(struct route_table *t, struct route *take)
 {
     size_t i = t->n++;
     for (; i > 0 && strcmp(t->at[i - 1]->name, take->name) > 0; i--)
@@ -100,7 +100,7 @@ static void insert(struct routes *t, struct route *take)
     t->at[i] = take;
 }
 
-static int add(struct routes *t, struct env *env, const struct conf_tree *tree, const struct conf_node *x, const struct routes *old, struct err *e)
+static int add(struct route_table *t, struct env *env, const struct conf_tree *tree, const struct conf_node *x, const struct route_table *old, struct err *e)
 {
     char name[ROUTE_NAME_MAX + 1];
     TRY(name_of(tree, x, t->domain, name, e));
@@ -117,14 +117,14 @@ static int add(struct routes *t, struct env *env, const struct conf_tree *tree, 
     if (r && r->env == env && str_eq(r->text, buf_data(&text)))
         r = route_ref(r);
     else
-        rc = route_new(env, tree, x, name, buf_data(&text), &r, e);
+        rc = route_make(env, tree, x, name, buf_data(&text), &r, e);
     buf_done(&text);
     TRY(rc);
     insert(t, r);
     return RC_OK;
 }
 
-int routes_new(struct env *env, const struct gateway_settings *s, const struct routes *old, struct routes **ret, struct err *e)
+int route_table_new(struct env *env, const struct gateway_settings *s, const struct route_table *old, struct route_table **ret, struct err *e)
 {
     const struct conf_tree *tree = s->routes;
     const struct conf_node *root = &tree->root;
@@ -132,21 +132,21 @@ int routes_new(struct env *env, const struct gateway_settings *s, const struct r
         return conf_node_err(tree, root, "routes", e, "cannot unmarshal !!seq into map[string]string: write 'name: scheme://host:port' lines without dashes");
     if (root->kind != CONF_NODE_MAP || root->n == 0)
         return conf_node_err(tree, root, "routes", e, "at least one 'name: scheme://host:port' is required");
-    struct routes *t = xcalloc(1, sizeof *t);
+    struct route_table *t = xcalloc(1, sizeof *t);
     t->domain = str_dup(s->tunnel_domain && *s->tunnel_domain ? s->tunnel_domain : NULL);
     t->at = xcalloc(root->n, sizeof(struct route *));
     int rc = RC_OK;
     for (size_t i = 0; i < root->n && rc == RC_OK; i++)
         rc = add(t, env, tree, &root->child[i], old, e);
     if (rc < 0) {
-        routes_free(t);
+        route_table_free(t);
         return rc;
     }
     *ret = t;
     return RC_OK;
 }
 
-void routes_free(struct routes *t)
+void route_table_free(struct route_table *t)
 {
     if (!t)
         return;

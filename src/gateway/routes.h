@@ -19,24 +19,24 @@ struct route {
     struct env *env;
     const struct upstream_ops *ops; void *upstream; void (*upstream_free)(void *upstream);
     char *leads_to;                      /* for people: "http://10.0.0.5:8080, http://10.0.0.6:8080" */
-    struct policy *policy;               /* NULL: every tool */
+    struct tool_policy *policy;               /* NULL: every tool */
     struct header_rules headers;
-    struct stats *stats;
+    struct route_stats *stats;
 };
 struct route *route_ref(struct route *r);
 void route_unref(struct route *r);       /* NULL is fine */
 
-struct routes;
+struct route_table;
 /* From the settings. `old` may be NULL. RC_INVALID with "file:line: routes.<name>: ...", and the hosted service's words where it has some (tunnels.md 7.2). */
-MUST_CHECK int routes_new(struct env *env, const struct gateway_settings *s, const struct routes *old, struct routes **ret, struct err *e);
-void routes_free(struct routes *t);
+MUST_CHECK int route_table_new(struct env *env, const struct gateway_settings *s, const struct route_table *old, struct route_table **ret, struct err *e);
+void route_table_free(struct route_table *t);
 /* `host` in lower case, without port: an exact name first, then what is left of ".<tunnel domain>". NULL: none. Borrowed. */
-struct route *routes_find(const struct routes *t, const char *host);
+struct route *route_table_find(const struct route_table *t, const char *host);
 /* Does the host lie under the tunnel's domain (or is it a route's whole name)? Others are not for us. */
-bool routes_ours(const struct routes *t, const char *host);
-size_t routes_count(const struct routes *t);
-const struct route *routes_at(const struct routes *t, size_t i);     /* in order of names */
+bool route_table_ours(const struct route_table *t, const char *host);
+size_t route_table_count(const struct route_table *t);
+const struct route *route_table_at(const struct route_table *t, size_t i);     /* in order of names */
 
 /* route_conf.c: one route from its part of the file. */
-MUST_CHECK int route_new(struct env *env, const struct conf_tree *t, const struct conf_node *x, const char *name, const char *text, struct route **ret, struct err *e);
+MUST_CHECK int route_make(struct env *env, const struct conf_tree *t, const struct conf_node *x, const char *name, const char *text, struct route **ret, struct err *e);
 int route_text(const struct conf_node *x, struct buf *out);          /* the canonical form; files that it names are stamped */

@@ -6,14 +6,14 @@
 
 enum { C1, C2, C3, C4, C5, GONE, IN, OUT, N_ROWS };
 static const char *const class_name[] = { "1xx", "2xx", "3xx", "4xx", "5xx", "none" };
-struct stats { struct stats *next; char *route; struct metric m[N_ROWS]; };
+struct route_stats { struct route_stats *next; char *route; struct metric m[N_ROWS]; };
 
-static struct stats *all;
+static struct route_stats *all;
 static size_t n_all;
 
-static struct stats *make(const char *route)
+static struct route_stats *make(const char *route)
 {
-    struct stats *s = xcalloc(1, sizeof *s);
+    struct route_stats *s = xcalloc(1, sizeof *s);
     s->route = str_dup(route);
     for (size_t i = 0; i < N_ROWS; i++) {
         s->m[i].kind = METRIC_COUNTER;
@@ -33,15 +33,15 @@ static struct stats *make(const char *route)
     return s;
 }
 
-struct stats *stats_of(const char *route)
+struct route_stats *route_stats_of(const char *route)
 {
-    for (struct stats *s = all; s; s = s->next)
+    for (struct route_stats *s = all; s; s = s->next)
         if (str_eq(s->route, route))
             return s;
-    return n_all < STATS_ROUTES_MAX || str_eq(route, "other") ? make(route) : stats_of("other");
+    return n_all < STATS_ROUTES_MAX || str_eq(route, "other") ? make(route) : route_stats_of("other");
 }
 
-void stats_request(struct stats *s, int status, uint64_t in, uint64_t out)
+void route_stats_request(struct route_stats *s, int status, uint64_t in, uint64_t out)
 {
     int c = status / 100;
     metric_add(&s->m[c >= 1 && c <= 5 ? C1 + c - 1 : GONE], 1);

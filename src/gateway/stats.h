@@ -5,6 +5,6 @@
 
 #define STATS_ROUTES_MAX 4096            /* names that ever had a route; those beyond share one row, "other" */
 
-struct stats;
-struct stats *stats_of(const char *route);       /* never NULL, never freed */
-void stats_request(struct stats *s, int status, uint64_t in, uint64_t out);      /* an exchange has ended; status 0: the client left before an answer */
+struct route_stats;
+struct route_stats *route_stats_of(const char *route);       /* never NULL, never freed */
+void route_stats_request(struct route_stats *s, int status, uint64_t in, uint64_t out);      /* an exchange has ended; status 0: the client left before an answer */

@@ -99,7 +99,7 @@ static void on_dialled(void *ctx, int fd, const struct err *why)
 static int check(void *ctx, const struct net_addr *a, struct err *e)
 {
     const struct uconn *c = ctx;
-    return guard_check(c->t->u->env->guard, a, e);
+    return ip_guard_check(c->t->u->env->guard, a, e);
 }
 
 struct uconn *uconn_open(struct target *t, struct upstream_call *call)

@@ -155,7 +155,7 @@ static void connect_to(struct upstream_call *c, struct target *t)
 {
     c->t = t;
     c->tries++;
-    c->c = pool_take(t);
+    c->c = upool_take(t);
     if (c->c)
         c->c->call = c;
     else
@@ -170,7 +170,7 @@ static struct upstream_call *start(void *upstream, struct exchange *x)
     c->has_body = exchange_has_body(x);
     c->chunked_out = h->chunked;
     c->body_done = !c->has_body;
-    struct target *t = pool_pick(u, u->sticky ? session_of(h) : NULL, NULL);
+    struct target *t = upool_pick(u, u->sticky ? session_of(h) : NULL, NULL);
     connect_to(c, t);
     if (put_head(c, &c->out) < 0)
         c->write_broken = true;          /* cannot be: HEADERS_OUT_MAX covers it; the timer reports it */
@@ -214,7 +214,7 @@ static bool again(struct upstream_call *c, bool unreachable)
     bool kept = c->c && c->c->kept, safe = !c->sent_any || (kept && !c->has_body && idempotent(exchange_head(c->x)->method));
     if (c->replied || buf_len(&c->in) || !safe || c->tries > c->u->n || (unreachable && c->u->n == 1))
         return false;
-    struct target *old = c->t, *t = unreachable ? pool_pick(c->u, NULL, old) : old;
+    struct target *old = c->t, *t = unreachable ? upool_pick(c->u, NULL, old) : old;
     log_debug("gateway.again", "route=%s upstream=%s", c->u->route, t->shown);
     drop_conn(c);
     c->t = t;
@@ -249,7 +249,7 @@ void call_open_failed(struct upstream_call *c, const struct err *e)
     struct err said;
     int rc = e->rc;
     c->busy++;
-    pool_bad(c->t);
+    upool_bad(c->t);
     log_warn(rc == RC_DENIED ? "gateway.upstream_refused" : "gateway.upstream_unreachable", "route=%s upstream=%s why=%s", c->u->route, c->t->shown, e->msg);
     (void)err_set(&said, rc, rc == RC_DENIED  ? "the upstream's address is refused by the gateway's address rules (upstream.allowed_ips)"
                              : rc == RC_TIMEOUT ? "the upstream did not answer in time"
@@ -262,7 +262,7 @@ void call_open_failed(struct upstream_call *c, const struct err *e)
 void call_opened(struct upstream_call *c)
 {
     c->busy++;
-    pool_good(c->t);
+    upool_good(c->t);
     if (c->body_done || buf_len(&c->out) > c->head_n)
         send_out(c);
     settle(c);
@@ -354,7 +354,7 @@ static void finish(struct upstream_call *c)
     struct uconn *conn = TAKE(c->c);
     bool whole = c->body_done && buf_len(&c->out) == 0 && !c->write_broken;
     if (c->keep && whole && c->framing != BODY_CLOSE && buf_len(&c->in) == 0)
-        pool_keep(conn, c->keep_ms);
+        upool_keep(conn, c->keep_ms);
     else
         uconn_free(conn);
     c->over = true;

@@ -54,11 +54,11 @@ MUST_CHECK int uconn_write(struct uconn *c, const void *p, size_t n, size_t *ret
 void uconn_want(struct uconn *c, bool rd, bool wr);      /* neither: it is not watched at all, so that a hang-up waits, too */
 
 /* upstream_pool.c */
-struct target *pool_pick(struct uhttp *u, const struct slice *session, const struct target *not_this);
-void pool_good(struct target *t);
-void pool_bad(struct target *t);
-struct uconn *pool_take(struct target *t);
-void pool_keep(struct uconn *c, int64_t at_most_ms);     /* at_most_ms < 0: the setting alone counts */
+struct target *upool_pick(struct uhttp *u, const struct slice *session, const struct target *not_this);
+void upool_good(struct target *t);
+void upool_bad(struct target *t);
+struct uconn *upool_take(struct target *t);
+void upool_keep(struct uconn *c, int64_t at_most_ms);     /* at_most_ms < 0: the setting alone counts */
 
 /* upstream_http.c */
 void calls_free(struct uhttp *u);

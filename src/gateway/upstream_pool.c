@@ -95,7 +95,7 @@ void uhttp_free(void *p)
 static bool down(const struct target *t) { return t->down_until_ms > ev_now_ms(t->u->env->ev); }
 
 /* Where the session lives; else the next one that is up; else, when all are down, the one that is to come back first. */
-struct target *pool_pick(struct uhttp *u, const struct slice *session, const struct target *not_this)
+struct target *upool_pick(struct uhttp *u, const struct slice *session, const struct target *not_this)
 {
     size_t i = 0;
     if (u->sticky && session && sticky_get(u->sticky, *session, &i) && &u->target[i] != not_this)
@@ -116,13 +116,13 @@ struct target *pool_pick(struct uhttp *u, const struct slice *session, const str
     return best;
 }
 
-void pool_good(struct target *t)
+void upool_good(struct target *t)
 {
     t->failures = 0;
     t->down_until_ms = 0;
 }
 
-void pool_bad(struct target *t)
+void upool_bad(struct target *t)
 {
     int64_t ms = UPSTREAM_DOWN_MIN_MS << (t->failures < 5 ? t->failures : 5);
     t->failures++;
@@ -150,7 +150,7 @@ static void on_sweep(struct ev_timer *timer)
 }
 
 /* Looks before it hands one out: bytes that lie there must never be taken for the answer to the next request, and a server that has closed is not asked. */
-struct uconn *pool_take(struct target *t)
+struct uconn *upool_take(struct target *t)
 {
     int64_t now = ev_now_ms(t->u->env->ev);
     while (!list_empty(&t->idle)) {
@@ -166,7 +166,7 @@ struct uconn *pool_take(struct target *t)
     return NULL;
 }
 
-void pool_keep(struct uconn *c, int64_t at_most_ms)
+void upool_keep(struct uconn *c, int64_t at_most_ms)
 {
     struct target *t = c->t;
     struct env *v = t->u->env;
