@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "gateway/admin.h"
 #include "gateway/dial.h"
+#include "gateway/init.h"
 #include "gateway/reload.h"
 #include "log/log.h"
 #include "metrics/metrics.h"
@@ -289,6 +290,10 @@ static void two_dashes(int argc, char **argv)
 
 int gateway_main(int argc, char **argv)
 {
+    if (argc > 1 && str_eq(argv[1], "init"))
+        return gateway_init_main(argc - 1, argv + 1);
+    if (argc > 1 && str_eq(argv[1], "renew"))
+        return gateway_renew_main(argc - 1, argv + 1);
     struct err e = { 0 };
     struct setup s = { .env = NULL };
     struct gateway g = { .argc = argc, .argv = argv };
