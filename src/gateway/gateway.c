@@ -88,7 +88,7 @@ static void apply(struct gateway *g, struct setup *s)
     front_serve(g->front, TAKE(s->tls), TAKE(s->routes));
     s->set = (struct gateway_settings){ .listen_addr = NULL };
     for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++)
-        log_info("gateway.route", "route configured host=%s upstream=%s kind=%s", route_table_at(front_routes(g->front), i)->name,
+        log_info("gateway.route", "what=%s host=%s upstream=%s kind=%s", "route configured", route_table_at(front_routes(g->front), i)->name,
                  route_table_at(front_routes(g->front), i)->leads_to, route_table_at(front_routes(g->front), i)->ops->name);
     look_at_leaf(g, tls);
     watch_files(g->watch, conf_file(&gateway_program, g->argc, g->argv), &g->set);
@@ -270,7 +270,7 @@ static int check(struct ev *ev, int argc, char **argv)
         return complain(EXIT_FAIL, &e);
     for (size_t i = 0; i < route_table_count(s.routes); i++) {
         const struct route *r = route_table_at(s.routes, i);
-        bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !str_suffix(r->name, s.set.tunnel_domain);
+        bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !strchr(r->name, '.');
         printf("https://%s%s%s -> %s%s\n", r->name, bare ? "." : "", bare ? s.set.tunnel_domain : "", r->leads_to, r->policy ? " (tool policy)" : "");
     }
     setup_done(&s);
