@@ -6,6 +6,7 @@
 #include "base/str.h"
 #include "cli/cmd.h"
 #include "cli/commands.h"
+#include "edge/edge.h"
 #include "server/server.h"
 #include "worker/worker.h"
 
@@ -15,6 +16,7 @@ static int cmd_help(int argc, char **argv);
 const struct command commands[] = {
     { "server", COMMAND_ROLE, server_main, "serve the HTTP API, the agent loop and the work queue" },
     { "worker", COMMAND_ROLE, worker_main, "claim work and run its tool calls in kernel sandboxes" },
+    { "edge", COMMAND_ROLE, edge_main, "take connections of gateways and relay ciphertext to them by host name" },
     { "dev", COMMAND_ROLE, cmd_dev, "run server and worker on this machine, print keys and URLs" },
     { "key", COMMAND_OPERATE, cmd_key, "create, list and revoke API keys" },
     { "environment", COMMAND_OPERATE, cmd_environment, "list environments" },

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/rc.h"
+
 #define LABEL_MAX 63
 
 static bool all_digits(const char *p, size_t n)
