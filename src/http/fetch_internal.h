@@ -38,7 +38,10 @@ struct fetch_call {
     struct buf body, pending;               /* buffered answer; streamed bytes not yet handed over */
     int end_rc;                             /* set by `ended` */
     struct err err;
-    bool added, ended, paused, in_callback, cancelled, body_begun;
+    bool added, ended, paused, in_callback, cancelled, body_begun, proxied;
+    int proxy_status;
+    char proxy_note[FETCH_REQUEST_ID_MAX], proxy_note_name[64];
+    struct curl_slist *connect_to;
     char curl_text[CURL_ERROR_SIZE];
 };
 
