@@ -6,7 +6,11 @@
 #include "base/attr.h"
 #include "base/buf.h"
 #include "base/secret.h"
+#include "base/str.h"
 #include "ev/ev.h"
+
+#define FETCH_HEAD_MAX (32 * KIB)      /* header lines kept for on_head */
+#define FETCH_PENDING_MAX (4 * MIB)    /* streamed bytes that may wait to be handed over; then the peer waits */
 
 struct fetch;
 /* proxy NULL: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say; "": none. ca_file NULL: the system's authorities. conns_max 0: no limit; else calls
@@ -39,6 +43,9 @@ struct fetch_request {
      * two pieces of the answer; all of it. */
     int64_t connect_ms, first_byte_ms, stall_ms, total_ms;
     size_t body_max;                                  /* of a buffered answer; 0: 32 MiB */
+    /* The head of the answer, once, before any data and before on_done; never for interim answers. `lines`: "name: value\r\n" each, borrowed; of a head
+     * over FETCH_HEAD_MAX the lines that fit. May be NULL. */
+    void (*on_head)(void *ctx, int status, struct slice lines);
     int  (*on_data)(void *ctx, int status, const char *p, size_t n);   /* streaming; NULL: buffered. Non-2xx is always buffered. */
     /* Exactly once, unless cancelled. RC_OK: a whole answer came, whatever its status. RC_TIMEOUT; RC_CLOSED: broken off; RC_TOO_LARGE; RC_PROTO: also
      * a certificate that does not verify; RC_INVALID: the request; RC_IO; or the negative code that on_data returned.
@@ -54,3 +61,7 @@ void fetch_cancel(struct fetch_call *c);   /* no callback after; NULL is fine */
 int fetch_proxy_status(const struct fetch_call *c);   /* of its answer to CONNECT; 0: none came */
 const char *fetch_proxy_note(const struct fetch_call *c);
 bool fetch_sent(const struct fetch_call *c);
+/* While held, no callback comes and the peer is read no further than FETCH_PENDING_MAX; the silence does not count as a stall. Not after on_done. */
+void fetch_hold(struct fetch_call *c, bool on);
+/* Value of the first line with this name in what on_head got; p NULL: absent. */
+struct slice fetch_header(struct slice lines, const char *name);

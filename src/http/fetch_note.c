@@ -41,6 +41,7 @@ static void note_status(struct fetch_call *c, struct slice line)
     c->phase = PHASE_STREAM;
     c->retry_after_ms = c->retry_after_exact_ms = -1;
     c->request_id[0] = '\0';
+    buf_clear(&c->head);
 }
 
 static void note_request_id(struct fetch_call *c, struct slice v)
@@ -92,9 +93,17 @@ static size_t on_header(char *p, size_t size, size_t count, void *ctx)
         note_status(c, line);
         return n;
     }
+    if (line.n == 0 && c->status && !c->head_whole) {
+        c->head_whole = true;
+        fetch_ready(c);
+    }
     const char *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
-    if (!colon)
+    if (!colon || !c->status || c->head_whole)
         return n;
+    if (c->req.on_head && buf_room(&c->head) > line.n + 2) {
+        (void)buf_put(&c->head, line.p, line.n);
+        (void)buf_puts(&c->head, "\r\n");
+    }
     struct slice name = { line.p, (size_t)(colon - line.p) }, value = slice_trim((struct slice){ colon + 1, line.n - name.n - 1 });
     if (slice_eq_nocase(name, "retry-after-ms"))
         c->retry_after_exact_ms = parse_retry_after(c->f->curl, value, true);
@@ -114,7 +123,7 @@ static size_t on_body(char *p, size_t size, size_t count, void *ctx)
     c->last_byte_ms = ev_now_ms(c->f->ev);
     c->body_begun = true;
     if (is_streamed(c)) {
-        if (buf_len(&c->pending) && buf_room(&c->pending) < n) {
+        if (buf_len(&c->pending) && (c->held || buf_room(&c->pending) < n)) {
             c->paused = true;
             fetch_ready(c);
             return CURL_WRITEFUNC_PAUSE;
