@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "crypto/seal.h"
 #include "http/fetch.h"
 #include "log/log.h"
 #include "server/api/api.h"
@@ -32,6 +33,7 @@ struct server {
     struct jobs *jobs;           /* requests and loop steps: mostly waiting for commits */
     struct jobs *readers;        /* reads for event streams: short, and never behind a commit */
     struct store *store;
+    struct seal_ring *seal;
     struct fetch *fetch;
     struct model_registry *models;
     struct hub *hub;
@@ -182,6 +184,7 @@ static void server_free(struct server *s)
     if (s->fetch)
         fetch_free(s->fetch);
     store_close(s->store);
+    seal_free(s->seal);
     if (s->tls)
         tls_ctx_free(s->tls);
     ev_free(s->ev);
@@ -205,6 +208,11 @@ static int open_data(struct server *s, struct err *e)
         return err_set(e, RC_CONFLICT, "another server runs on '%s'; stop it, or choose another --data", s->s.data);
     db = str_printf("%s/outwork.db", s->s.data);
     TRY(store_open(db, true, &s->store, e));
+    if (!s->s.vault_key_file)
+        s->s.vault_key_file = str_printf("%s/vault.key", s->s.data);
+    int rc = seal_load(s->s.vault_key_file, true, &s->seal, e);
+    if (rc < 0)
+        return err_wrap(e, rc, "vault.key-file");
     return s->store->ops->lease_clear(s->store, e);
 }
 
@@ -231,7 +239,7 @@ static int make_parts(struct server *s, struct err *e)
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
     };
     TRY(api_new(&ac, &s->api, e));

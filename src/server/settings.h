@@ -7,6 +7,7 @@ struct settings {
     char *listen, *data, *public_url, *organization_id, *workspace_id;
     char *model_url, *model_key_file, *model_ca_file, *model_proxy, *models_file, *script_file;
     char *tls_cert, *tls_key, *log_level;
+    char *vault_key_file;
     int model_provider, log_format;
     int64_t jobs, connections, drain_ms, lease_ms, retry_budget_ms;
     uint64_t bodies_max;

@@ -5,6 +5,7 @@
 #include "auth/auth.h"
 #include "base/attr.h"
 #include "base/err.h"
+#include "crypto/seal.h"
 #include "ev/ev.h"
 #include "ev/jobs.h"
 #include "http/server.h"
@@ -17,6 +18,7 @@
 struct api;
 struct api_conf {
     struct ev *ev; struct jobs *jobs; struct store *store; struct loop *loop; struct model_registry *models;
+    const struct seal_ring *seal;        /* seals the secrets of vaults and tunnels */
     struct hub *hub; struct park *park;
     const char *public_url;              /* base URL told to workers, or NULL */
     const char *organization_id, *workspace_id;
