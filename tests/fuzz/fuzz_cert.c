@@ -8,14 +8,13 @@
 #include "tls/cert.h"
 
 #define REQUIRE(c) do { if (!(c)) { fprintf(stderr, "property broken: %s (line %d)\n", #c, __LINE__); abort(); } } while (0)
-#define NOW INT64_C(1795000000000)       /* the corpus is valid then */
+#define NOW INT64_C(1800000000000)       /* the corpus is valid then */
 #define DOMAIN "a1b2c3d4.tunnel.example.com"
 
-static void refuse(const uint8_t *in, size_t len, const char *tail)
+static void refuse(const uint8_t *in, size_t len, const char *tail, size_t n)
 {
     struct cert_info i;
     struct err e = { 0 };
-    size_t n = strlen(tail);
     char *p = malloc(len + n);
     memcpy(p, in, len);
     memcpy(p + len, tail, n);
@@ -35,9 +34,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *in, size_t len)
         REQUIRE(strlen(a.fingerprint) == 64 && strspn(a.fingerprint, "0123456789abcdef") == 64);
         REQUIRE(cert_check_ca(p, len, NOW, &b, &e) == RC_OK && memcmp(&a, &b, sizeof a) == 0);
         REQUIRE(cert_check_ca(p, len, a.not_after_ms + 1000, &b, &e) == RC_INVALID);
-        refuse(in, len, "x");
-        refuse(in, len, p);
-        refuse(in, len, "-----BEGIN PRIVATE KEY-----\n");
+        refuse(in, len, "x", 1);
+        refuse(in, len, p, len);
+        refuse(in, len, "-----BEGIN PRIVATE KEY-----\n", 28);
     }
     /* The corpus has leaf and authority in one text: the first is the leaf, both are offered as authorities. */
     e.msg[0] = 0;
