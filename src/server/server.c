@@ -228,8 +228,15 @@ static int make_mcp(struct server *s, struct err *e)
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .workspace_id = s->s.workspace_id,
         .allow = (const char *const *)s->s.mcp_allow.item, .n_allow = s->s.mcp_allow.n,
         .private_ok = (const char *const *)s->s.mcp_private_ok.item, .n_private_ok = s->s.mcp_private_ok.n,
-        .ca_file = s->s.mcp_ca_file, .proxy = s->s.mcp_proxy,
+        .ca_file = s->s.mcp_ca_file, .proxy = s->s.mcp_proxy, .tunnel_domain = s->s.tunnel_domain,
+        .edges = (const char *const *)s->s.tunnel_edges.item, .n_edges = s->s.tunnel_edges.n,
+        .edge_ca_file = s->s.tunnel_edge_ca_file, .edge_cert_file = s->s.tunnel_edge_cert_file, .edge_key_file = s->s.tunnel_edge_key_file,
     };
+    if ((mc.edge_cert_file != NULL) != (mc.edge_key_file != NULL))
+        return err_set(e, RC_INVALID, "tunnel.edge-cert-file and tunnel.edge-key-file go together");
+    for (size_t i = 0; i < mc.n_edges; i++)
+        if (strncmp(mc.edges[i], "https://", 8) != 0)
+            return err_set(e, RC_INVALID, "tunnel.edges: '%s' must begin with https://", mc.edges[i]);
     return mcp_new(&mc, &s->mcp, e);
 }
 
