@@ -529,7 +529,7 @@ static void on_route(void *ctx, int rc, const struct guard_route *r, const struc
     x->ca = r->ca_n ? str_ndup(r->ca_pem, r->ca_n) : NULL;
     x->route.ca_pem = NULL;
     if (r->kind == GUARD_TUNNEL && x->s->m->c.n_edges == 0) {
-        fail(x, MCP_REFUSED, "this server has no edge configured (setting tunnel.edges), so it cannot reach tunnels");
+        fail(x, MCP_REFUSED, "this server has no edge configured (setting tunnel.edge), so it cannot reach tunnels");
         return;
     }
     x->way = r->kind == GUARD_TUNNEL ? x->s->m->edge % x->s->m->c.n_edges : 0;
