@@ -117,7 +117,7 @@ static const char *elements(const char *p, const char *end, unsigned depth, cons
 
 static const char *value(const char *p, const char *end, unsigned depth, const struct visitor *v)
 {
-    if (p == end || depth > RPC_DEPTH_MAX)
+    if (p == end || (depth == RPC_DEPTH_MAX && (*p == '{' || *p == '[')))
         return NULL;
     switch (*p) {
     case '{': return members(p + 1, end, depth + 1, v);
@@ -276,7 +276,7 @@ bool rpc_member(struct slice object, const char *key, struct slice *ret)
 /* Only the value's own text goes through the tree builder: it is short. */
 static json_t *decode(struct slice v)
 {
-    char text[RPC_ID_MAX * 6 + 2];           /* an id written all in \uXXXX */
+    char text[RPC_TEXT_MAX + 2];
     if (v.n == 0 || v.n > sizeof text - 2)
         return NULL;
     text[0] = '[';

@@ -7,6 +7,7 @@
 
 #define RPC_DEPTH_MAX 256                /* nesting */
 #define RPC_ID_MAX 256                   /* bytes of an id or a progress token in its canonical text, with NUL */
+#define RPC_TEXT_MAX (8 * KIB)           /* bytes of a value that rpc_string() and rpc_key() decode, as it is written */
 #define RPC_BATCH_MAX 64                 /* messages of one batch (revision 2025-03-26) */
 
 enum rpc_kind { RPC_REQUEST, RPC_NOTIFICATION, RPC_RESPONSE };

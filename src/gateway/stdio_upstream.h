@@ -1,4 +1,4 @@
-/* gateway/stdio.h - the upstream kind "stdio": MCP over streamable HTTP on one side, a child process that speaks newline-delimited JSON-RPC on its standard
+/* gateway/stdio_upstream.h - the upstream kind "stdio": MCP over streamable HTTP on one side, a child process that speaks newline-delimited JSON-RPC on its standard
  * input and output on the other. Loop thread only.
  *
  * Revisions 2025-03-26 to 2025-11-25: one process per MCP session. `initialize` starts it, DELETE, an idle time-out or its own end ends it; after that the
