@@ -40,6 +40,7 @@ struct server {
     struct hub *hub;
     struct park *park;
     struct mcp *mcp;
+    struct vault *vault;
     struct loop *loop;
     struct api *api;
     struct tls_ctx *tls;
@@ -179,7 +180,7 @@ static void on_signal(void *ctx, int signo)
     }
     log_info("server.drain", "signal=%d grace_ms=%lld", signo, (long long)s->s.drain_ms);
     s->stopping = true;
-    s->draining = 2;
+    s->draining = 3;
     ev_timer_stop(&s->recover);
     ev_timer_stop(&s->expire);
     ev_timer_stop(&s->watch);
@@ -187,6 +188,7 @@ static void on_signal(void *ctx, int signo)
     park_drain(s->park);
     http_server_drain(s->http, s->s.drain_ms, part_drained, s);
     loop_drain(s->loop, s->s.drain_ms, part_drained, s);
+    vault_drain(s->vault, part_drained, s);
 }
 
 /* Jobs may still use everything else, so they are joined before anything that they use goes. */
@@ -200,6 +202,9 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    if (s->mcp)
+        mcp_use_vault(s->mcp, NULL);
+    vault_free(s->vault);
     mcp_free(s->mcp);
     hub_free(s->hub);
     park_free(s->park);
@@ -268,7 +273,11 @@ static int make_mcp(struct server *s, struct err *e)
     for (size_t i = 0; i < mc.n_edges; i++)
         if (strncmp(mc.edges[i], "https://", 8) != 0)
             return err_set(e, RC_INVALID, "tunnel.edge: '%s' must begin with https://", mc.edges[i]);
-    return mcp_new(&mc, &s->mcp, e);
+    TRY(mcp_new(&mc, &s->mcp, e));
+    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = mcp_fetch(s->mcp), .seal = s->seal, .reach = mcp_reach(s->mcp) };
+    TRY(vault_new(&vc, &s->vault, e));
+    mcp_use_vault(s->mcp, s->vault);
+    return RC_OK;
 }
 
 static int make_parts(struct server *s, struct err *e)
