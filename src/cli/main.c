@@ -19,6 +19,7 @@ const struct command commands[] = {
     { "key", COMMAND_OPERATE, cmd_key, "create, list and revoke API keys" },
     { "environment", COMMAND_OPERATE, cmd_environment, "list environments" },
     { "environment-key", COMMAND_OPERATE, cmd_environment_key, "create, list and revoke the keys that workers use" },
+    { "vault", COMMAND_OPERATE, cmd_vault, "replace the key that seals the secrets of vaults and tunnels" },
     { "audit", COMMAND_OPERATE, cmd_audit, "verify a worker's hash-chained audit log" },
     { "doctor", COMMAND_OPERATE, cmd_doctor, "say what this kernel can enforce for the sandbox, and what not" },
     { "completion", COMMAND_OPERATE, cmd_completion, "print the completion script for bash or zsh" },
