@@ -204,7 +204,7 @@ static void server_free(struct server *s)
         loop_free(s->loop);
     if (s->mcp)
         mcp_use_vault(s->mcp, NULL);
-    vault_free(s->vault);
+    vault_free(s->vault);       /* before the client whose connections it uses */
     mcp_free(s->mcp);
     hub_free(s->hub);
     park_free(s->park);
@@ -291,7 +291,7 @@ static int make_parts(struct server *s, struct err *e)
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
         .tunnel_domain = s->s.tunnel_domain,
     };
