@@ -37,6 +37,7 @@ struct server {
     struct hub *hub;
     struct park *park;
     struct loop *loop;
+    struct messages *messages;
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
@@ -174,6 +175,7 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    messages_free(s->messages);
     hub_free(s->hub);
     park_free(s->park);
     api_free(s->api);
@@ -230,8 +232,10 @@ static int make_parts(struct server *s, struct err *e)
     TRY(hub_new(&hc, &s->hub, e));
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
+    struct messages_conf mc = { .ev = s->ev, .models = s->models };
+    TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park, .messages = s->messages,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
     };
     TRY(api_new(&ac, &s->api, e));

@@ -10,6 +10,7 @@
 #include "http/server.h"
 #include "server/events/hub.h"
 #include "server/loop/loop.h"
+#include "server/messages/messages.h"
 #include "server/model/model.h"
 #include "server/work/park.h"
 #include "store/store.h"
@@ -17,7 +18,7 @@
 struct api;
 struct api_conf {
     struct ev *ev; struct jobs *jobs; struct store *store; struct loop *loop; struct model_registry *models;
-    struct hub *hub; struct park *park;
+    struct hub *hub; struct park *park; struct messages *messages;
     const char *public_url;              /* base URL told to workers, or NULL */
     const char *organization_id, *workspace_id;
     int64_t lease_ms;                    /* default lease of a work item */

@@ -21,7 +21,7 @@
 #define CALL_TAKEN 1                     /* a handler's result: request and call are somebody else's now (stream, park); touch nothing */
 
 struct call;
-enum { WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, NEEDS_BETA = 8, IS_STREAM = 16 };
+enum { WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, NEEDS_BETA = 8, IS_STREAM = 16, RAW_BODY = 32 /* not decoded here: the handler reads it */ };
 struct route {
     enum http_method method;
     const char *path;                    /* "/v1/agents/{agent_id}"; a literal beats a parameter */
@@ -150,6 +150,8 @@ int threads_get(struct call *c);
 int threads_archive(struct call *c);
 int threads_events(struct call *c);
 int threads_stream(struct call *c);
+int messages_create(struct call *c);
+int messages_count(struct call *c);
 int models_list(struct call *c);
 int models_get(struct call *c);
 int keys_list(struct call *c);
