@@ -40,6 +40,8 @@ static void detach(struct fetch_call *c)
         curl->easy_cleanup(c->easy);
     c->easy = NULL;
     fetch_wipe_headers(c);
+    curl->slist_free_all(c->connect_to);
+    c->connect_to = NULL;
 }
 
 static void call_free(struct fetch_call *c)
@@ -311,6 +313,10 @@ void fetch_cancel(struct fetch_call *c)
     if (!c->in_callback)
         call_free(c);       /* else hand_over_data() does */
 }
+
+int fetch_proxy_status(const struct fetch_call *c) { return c->proxy_status; }
+const char *fetch_proxy_note(const struct fetch_call *c) { return c->proxy_note; }
+bool fetch_sent(const struct fetch_call *c) { return c->phase != PHASE_CONNECT; }
 
 void fetch_hold(struct fetch_call *c, bool on)
 {

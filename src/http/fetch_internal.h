@@ -37,7 +37,10 @@ struct fetch_call {
     struct buf head, body, pending;         /* header lines for on_head; buffered answer; streamed bytes not yet handed over */
     int end_rc;                             /* set by `ended` */
     struct err err;
-    bool added, ended, paused, in_callback, cancelled, body_begun, head_whole, head_told, held;
+    bool added, ended, paused, in_callback, cancelled, body_begun, head_whole, head_told, held, proxied;
+    int proxy_status;
+    char proxy_note[FETCH_REQUEST_ID_MAX], proxy_note_name[64];
+    struct curl_slist *connect_to;
     char curl_text[CURL_ERROR_SIZE];
 };
 
