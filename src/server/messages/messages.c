@@ -24,7 +24,7 @@ void messages_free(struct messages *m)
     if (!m)
         return;
     list_foreach(x, &m->running, struct exchange, link)
-        relay_cancel(x);
+        x->cancel(x);
     free(m);
 }
 
@@ -62,6 +62,22 @@ static void begin(void *arg)
     relay_start(x);
 }
 
+/* Nothing of MCP is left to be done but another text: the rest is a request passed through. */
+static int rewrite(struct request *q, struct err *e)
+{
+    struct buf none, out;
+    buf_init(&none, 0);
+    buf_init(&out, REWRITTEN_MAX);
+    int rc = request_write(q, NULL, &none, q->stream, &out, e);
+    if (rc < 0) {
+        buf_done(&out);
+        return rc;
+    }
+    buf_done(&q->body);
+    q->body = out;
+    return RC_OK;
+}
+
 static int prepare(struct exchange *x, const struct messages_request *r, const char **ret_error_type, struct err *e)
 {
     struct model_caps caps;
@@ -72,6 +88,10 @@ static int prepare(struct exchange *x, const struct messages_request *r, const c
         return err_set(e, rc, "model: %.100s", x->q.model);
     TRY(rc);
     *ret_error_type = NULL;
+    if (x->q.n_servers && !x->m->conf.mcp)
+        return err_set(e, RC_INVALID, "mcp_servers: this server is not set up to call MCP servers.");
+    if (x->q.rewrite && !x->q.n_servers)
+        TRY(rewrite(&x->q, e));
     return x->p->raw_start ? RC_OK : err_set(e, RC_UNSUPPORTED, "The model provider '%s' takes no Messages requests.", x->p->name);
 }
 

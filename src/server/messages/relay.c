@@ -30,10 +30,19 @@ static void over(struct relay *y)
     exchange_free(x);
 }
 
+static void cancel(struct exchange *x)
+{
+    struct model_raw *raw = TAKE(x->raw);
+    if (raw)
+        x->p->raw_cancel(raw);
+    down_drop(x->down);
+    over(x->more);
+}
+
 static void on_gone(void *ctx)
 {
     struct relay *y = ctx;
-    relay_cancel(y->x);
+    cancel(y->x);
 }
 
 static void on_room(void *ctx)
@@ -154,6 +163,7 @@ void relay_start(struct exchange *x)
     struct down_events events = { .on_gone = on_gone, .on_room = on_room, .ctx = y };
     y->x = x;
     x->more = y;
+    x->cancel = cancel;
     buf_init(&y->lines, LINES_MAX);
     buf_init(&y->tail, SIZE_MAX);
     if (down_watch(x->down, &events) != RC_OK) {
@@ -166,13 +176,4 @@ void relay_start(struct exchange *x)
         .stream = x->q.stream, .on_head = on_head, .on_data = on_data, .on_done = on_done, .ctx = y,
     };
     x->raw = x->p->raw_start(x->self, &r);
-}
-
-void relay_cancel(struct exchange *x)
-{
-    struct model_raw *raw = TAKE(x->raw);
-    if (raw)
-        x->p->raw_cancel(raw);
-    down_drop(x->down);
-    over(x->more);
 }

@@ -15,7 +15,17 @@ void request_done(struct request *q)
 {
     for (size_t i = 0; i < q->n_headers; i++)
         free(q->headers[i]);
+    for (size_t i = 0; i < q->n_servers; i++) {
+        free(q->servers[i].name);
+        free(q->servers[i].url);
+        secret_free(q->servers[i].token);
+        json_decref(q->servers[i].toolset);
+        json_decref(q->servers[i].pinned);
+    }
+    free(q->parts);
     free(q->model);
+    buf_done(&q->rest);
+    buf_done(&q->history);
     buf_done(&q->body);
 }
 
@@ -66,29 +76,37 @@ static int read_model(struct request *q, struct slice value, struct err *e)
     return q->model ? RC_OK : err_set(e, RC_INVALID, "model: expected a string of 1 to %d characters", MODEL_MAX);
 }
 
+/* Members that decide something here; each at most once. */
+enum member { MEMBER_STREAM, MEMBER_SERVERS, MEMBER_TOOLS, MEMBER_MESSAGES, MEMBER_MAX_ };
+static const char *const member_names[MEMBER_MAX_] = { "stream", "mcp_servers", "tools", "messages" };
+
 int request_read(struct request *q, struct err *e)
 {
     struct span_walk w;
-    struct slice key, value, stream = { NULL, 0 };
+    struct slice key, value, got[MEMBER_MAX_] = { { NULL, 0 } };
     int rc = span_enter((struct slice){ buf_data(&q->body), buf_len(&q->body) }, '{', &w, e);
     if (rc < 0)
         return err_wrap(e, rc, "body");
     while ((rc = span_next(&w, &key, &value, e)) == RC_OK) {
-        if (span_key_is(key, "model")) {
+        if (span_key_is(key, "model"))
             TRY(read_model(q, value, e));
-        } else if (span_key_is(key, "stream")) {
-            if (stream.p)
-                return err_set(e, RC_INVALID, "stream: is there twice");
-            stream = value;
+        for (size_t i = 0; i < MEMBER_MAX_; i++) {
+            if (!span_key_is(key, member_names[i]))
+                continue;
+            if (got[i].p)
+                return err_set(e, RC_INVALID, "%s: is there twice", member_names[i]);
+            got[i] = value;
         }
     }
     if (rc != RC_NOT_FOUND)
         return err_wrap(e, rc, "body");
     if (!q->model)
         return err_set(e, RC_INVALID, "model: Field required");
+    struct slice stream = got[MEMBER_STREAM];
     if (stream.p && !memchr("tfn", span_kind(stream), 3))
         return err_set(e, RC_INVALID, "stream: expected true or false");
     q->stream = span_kind(stream) == 't' && !q->count;
+    TRY(request_read_mcp(q, got[MEMBER_SERVERS], got[MEMBER_TOOLS], got[MEMBER_MESSAGES], e));
     q->path = q->count ? (q->beta_query ? "/v1/messages/count_tokens?beta=true" : "/v1/messages/count_tokens")
                        : (q->beta_query ? "/v1/messages?beta=true" : "/v1/messages");
     return RC_OK;
