@@ -1,4 +1,4 @@
-/* tls/tls.c - OpenSSL over non-blocking descriptors. The error queue is emptied before each call and read right after it, so that one
+/* tls/tls.c - OpenSSL over non-blocking descriptors and pipes. The error queue is emptied before each call and read right after it, so that one
  * connection's error never shows up in another. */
 #include "tls/tls.h"
 
@@ -11,11 +11,17 @@
 
 #include "base/str.h"
 #include "ev/ev.h"
+#include "tls/bio.h"
 
-#define ALPN_HTTP1 "\x08http/1.1"
+#define ALPN_MAX 64             /* bytes of the whole list as it goes over the wire */
+#define ALPN_DEFAULT "http/1.1"
 
-struct tls_ctx { SSL_CTX *ssl; };
-struct tls { SSL *ssl; };
+/* Key exchange of tunnels. Hybrid post-quantum first where the OpenSSL at run time has it: the first form (3.5) sends both key shares at once and so
+ * saves a round trip with peers that know only X25519; the second is for providers that add the group to an older one. */
+static const char *const groups_tunnel[] = { "*X25519MLKEM768:*X25519:P-256:P-384", "X25519MLKEM768:X25519:P-256:P-384", "X25519:P-256:P-384" };
+
+struct tls_ctx { SSL_CTX *ssl; unsigned char alpn[ALPN_MAX]; unsigned alpn_n; };
+struct tls { SSL *ssl; struct tls_pipe pipe; };
 
 /* Puts the newest OpenSSL error behind the text. */
 static int ssl_err(struct err *e, int rc, const char *what)
@@ -51,6 +57,35 @@ static int no_password(char *buf, int size, int rw, void *u)   /* never ask on t
     return -1;
 }
 
+/* "h2,http/1.1" in the form of the wire: each name behind its length. */
+static int parse_alpn(struct tls_ctx *x, const char *list, struct err *e)
+{
+    for (const char *at = list ? list : ALPN_DEFAULT;;) {
+        size_t n = strcspn(at, ",");
+        if (n == 0 || n > 255 || x->alpn_n + 1 + n > sizeof x->alpn)
+            return err_set(e, RC_INVALID, "the list of TLS protocols (ALPN) is malformed or too long");
+        x->alpn[x->alpn_n] = (unsigned char)n;
+        memcpy(x->alpn + x->alpn_n + 1, at, n);
+        x->alpn_n += (unsigned)n + 1;
+        if (!at[n])
+            return RC_OK;
+        at += n + 1;
+    }
+}
+
+static int set_tunnel_rules(SSL_CTX *s, struct err *e)
+{
+    SSL_CTX_set_min_proto_version(s, TLS1_3_VERSION);
+    SSL_CTX_set_max_send_fragment(s, SSL3_RT_MAX_PLAIN_LENGTH);
+    SSL_CTX_set_read_ahead(s, 1);       /* one read() for many small records instead of two for each */
+    for (size_t i = 0; i < COUNT_OF(groups_tunnel); i++)
+        if (SSL_CTX_set1_groups_list(s, groups_tunnel[i]) == 1) {
+            ERR_clear_error();          /* what the refused lists left */
+            return RC_OK;
+        }
+    return ssl_err(e, RC_UNSUPPORTED, "key exchange groups");
+}
+
 static int ctx_new(const SSL_METHOD *m, const struct tls_conf *c, struct tls_ctx **ret, struct err *e)
 {
     ERR_clear_error();
@@ -62,21 +97,27 @@ static int ctx_new(const SSL_METHOD *m, const struct tls_conf *c, struct tls_ctx
     /* Partial writes and a moving buffer: callers write from queues. Released buffers: an idle connection costs little memory. */
     SSL_CTX_set_mode(s, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_default_passwd_cb(s, no_password);
-    int rc = load_pair(s, c, e);
+    struct tls_ctx *x = xcalloc(1, sizeof *x);
+    x->ssl = s;
+    int rc = c->tls13_only ? set_tunnel_rules(s, e) : RC_OK;
+    if (rc == RC_OK)
+        rc = parse_alpn(x, c->alpn, e);
+    if (rc == RC_OK)
+        rc = load_pair(s, c, e);
     if (rc < 0) {
-        SSL_CTX_free(s);
+        tls_ctx_free(x);
         return rc;
     }
-    *ret = xcalloc(1, sizeof **ret);
-    (*ret)->ssl = s;
+    *ret = x;
     return RC_OK;
 }
 
 static int choose_alpn(SSL *s, const unsigned char **out, unsigned char *out_n, const unsigned char *in, unsigned in_n, void *arg)
 {
-    (void)s, (void)arg;
+    (void)s;
+    const struct tls_ctx *x = arg;
     unsigned char *sel;
-    if (SSL_select_next_proto(&sel, out_n, (const unsigned char *)ALPN_HTTP1, sizeof ALPN_HTTP1 - 1, in, in_n) != OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto(&sel, out_n, x->alpn, x->alpn_n, in, in_n) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_NOACK;    /* no agreement: HTTP/1.1 is what we speak anyway */
     *out = sel;
     return SSL_TLSEXT_ERR_OK;
@@ -88,7 +129,7 @@ int tls_ctx_server(const struct tls_conf *c, struct tls_ctx **ret, struct err *e
         return err_set(e, RC_INVALID, "a TLS server needs a certificate");
     struct tls_ctx *x = NULL;
     TRY(ctx_new(TLS_server_method(), c, &x, e));
-    SSL_CTX_set_alpn_select_cb(x->ssl, choose_alpn, NULL);
+    SSL_CTX_set_alpn_select_cb(x->ssl, choose_alpn, x);
     if (SSL_CTX_set_session_id_context(x->ssl, (const unsigned char *)"outwork", 7) != 1) {
         tls_ctx_free(x);
         return ssl_err(e, RC_NOMEM, "TLS session context");
@@ -130,30 +171,45 @@ void tls_ctx_free(struct tls_ctx *c)
     free(c);
 }
 
-static int conn_new(struct tls_ctx *c, int fd, struct tls **ret, struct err *e)
+/* Over `fd`, or over `io` when it is given. */
+static int conn_new(struct tls_ctx *c, int fd, const struct tls_io *io, struct tls **ret, struct err *e)
 {
     ERR_clear_error();
-    SSL *s = SSL_new(c->ssl);
-    if (!s || SSL_set_fd(s, fd) != 1) {
-        SSL_free(s);
+    struct tls *t = xcalloc(1, sizeof *t);
+    t->ssl = SSL_new(c->ssl);
+    bool ok = t->ssl != NULL;
+    if (ok && io) {
+        t->pipe.io = *io;
+        BIO *b = tls_bio_new(&t->pipe);
+        ok = b != NULL;
+        if (ok)
+            SSL_set_bio(t->ssl, b, b);
+    } else if (ok) {
+        ok = SSL_set_fd(t->ssl, fd) == 1;
+    }
+    if (!ok) {
+        SSL_free(t->ssl);
+        free(t);
         return ssl_err(e, RC_NOMEM, "TLS connection");
     }
-    *ret = xcalloc(1, sizeof **ret);
-    (*ret)->ssl = s;
+    *ret = t;
     return RC_OK;
 }
 
-int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e)
+static int accept_any(struct tls_ctx *c, int fd, const struct tls_io *io, struct tls **ret, struct err *e)
 {
-    TRY(conn_new(c, fd, ret, e));
+    TRY(conn_new(c, fd, io, ret, e));
     SSL_set_accept_state((*ret)->ssl);
     return RC_OK;
 }
 
-int tls_connect(struct tls_ctx *c, int fd, const char *host, struct tls **ret, struct err *e)
+int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e) { return accept_any(c, fd, NULL, ret, e); }
+int tls_accept_io(struct tls_ctx *c, const struct tls_io *io, struct tls **ret, struct err *e) { return accept_any(c, -1, io, ret, e); }
+
+static int connect_any(struct tls_ctx *c, int fd, const struct tls_io *io, const char *host, struct tls **ret, struct err *e)
 {
     struct tls *t = NULL;
-    TRY(conn_new(c, fd, &t, e));
+    TRY(conn_new(c, fd, io, &t, e));
     unsigned char ip[16];
     char bare[64];
     size_t n = strlen(host);
@@ -167,13 +223,50 @@ int tls_connect(struct tls_ctx *c, int fd, const char *host, struct tls **ret, s
     X509_VERIFY_PARAM_set_hostflags(p, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
     int ok = n == 0 ? 0 : is_ip ? X509_VERIFY_PARAM_set1_ip_asc(p, host)
                                 : X509_VERIFY_PARAM_set1_host(p, host, 0) == 1 && SSL_set_tlsext_host_name(t->ssl, host) == 1;
-    if (ok != 1 || SSL_set_alpn_protos(t->ssl, (const unsigned char *)ALPN_HTTP1, sizeof ALPN_HTTP1 - 1) != 0) {
+    if (ok != 1 || SSL_set_alpn_protos(t->ssl, c->alpn, c->alpn_n) != 0) {
         tls_free(t);
         return ssl_err(e, RC_INVALID, "the host name cannot be verified");
     }
     SSL_set_connect_state(t->ssl);
     *ret = t;
     return RC_OK;
+}
+
+int tls_connect(struct tls_ctx *c, int fd, const char *host, struct tls **ret, struct err *e) { return connect_any(c, fd, NULL, host, ret, e); }
+
+int tls_connect_io(struct tls_ctx *c, const struct tls_io *io, const char *host, struct tls **ret, struct err *e)
+{
+    return connect_any(c, -1, io, host, ret, e);
+}
+
+const char *tls_sni(const struct tls *t)
+{
+    return SSL_get_servername(t->ssl, TLSEXT_NAMETYPE_host_name);
+}
+
+const char *tls_alpn(const struct tls *t, char out[32])
+{
+    const unsigned char *p = NULL;
+    unsigned n = 0;
+    SSL_get0_alpn_selected(t->ssl, &p, &n);
+    if (!n || n > 31)
+        return NULL;
+    memcpy(out, p, n);
+    out[n] = '\0';
+    return out;
+}
+
+const char *tls_group(const struct tls *t)
+{
+    int nid = (int)SSL_get_negotiated_group(t->ssl);
+    return nid ? SSL_group_to_name(t->ssl, nid) : NULL;
+}
+
+bool tls_peer_sha256(const struct tls *t, uint8_t out[32])
+{
+    const X509 *x = SSL_get0_peer_certificate(t->ssl);
+    unsigned n = 32;
+    return x && X509_digest(x, EVP_sha256(), out, &n) == 1;
 }
 
 void tls_free(struct tls *t)
@@ -200,6 +293,10 @@ static int result(struct tls *t, int r, int sys_errno, const char *what, unsigne
     if (err == SSL_ERROR_ZERO_RETURN)
         return err_set(e, RC_CLOSED, "%s: the peer ended the connection", what);
     SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);       /* broken: no close_notify, no session reuse */
+    if (t->pipe.rc < 0) {
+        ERR_clear_error();
+        return err_set(e, t->pipe.rc, "%s: the connection below failed", what);
+    }
     if (err == SSL_ERROR_SYSCALL)
         return sys_errno ? err_sys(e, RC_IO, sys_errno, "%s", what) : err_set(e, RC_IO, "%s: the connection was cut", what);
     unsigned long code = ERR_peek_last_error();

@@ -111,6 +111,10 @@ void view_deleted(struct buf *out, const char *id, const char *type);
 json_t *agent_blank(void);
 MUST_CHECK int agent_apply(struct call *c, json_t *agent, json_t *in, bool override);
 MUST_CHECK int agent_tools_resolve(struct call *c, json_t *in, json_t **ret);
+/* agent_mcp.c: the same for mcp_servers and one mcp_toolset (`tool`: its place in tools); then whether the two fit together. */
+MUST_CHECK int agent_servers_resolve(struct call *c, json_t *in, json_t **ret);
+MUST_CHECK int agent_mcp_toolset_resolve(struct call *c, size_t tool, json_t *in, json_t **ret);
+MUST_CHECK int agent_mcp_check(struct call *c, const json_t *agent);
 /* What a session keeps of an agent: the API object without metadata and times. New reference. */
 json_t *agent_snapshot(const struct store_agent *a);
 

@@ -8,6 +8,9 @@
 #include "server/mcp/private.h"
 #include "tunnel/proto.h"
 
+#pragma weak vault_find
+#pragma weak vault_cancel
+
 #define HEADERS_MAX (12 + MCP_PARAMS_MAX)
 #define ANSWER_MAX (1 * MIB)             /* a buffered answer: one that is an error */
 #define AUTH_TEXT_MAX 300
@@ -43,7 +46,8 @@ static void exchange_free(struct exchange *x)
 {
     list_del(&x->node);
     guard_cancel(x->check);
-    vault_cancel(x->lookup);
+    if (x->lookup)
+        vault_cancel(x->lookup);
     fetch_cancel(x->fetch);
     ev_timer_stop(&x->total);
     ev_timer_stop(&x->turn);
