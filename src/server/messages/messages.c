@@ -59,7 +59,10 @@ static void begin(void *arg)
     m->bytes += x->bytes;
     metric_add(&metric_messages_running, 1);
     metric_add(&metric_messages_total, 1);
-    relay_start(x);
+    if (x->q.n_servers)
+        rounds_start(x);
+    else
+        relay_start(x);
 }
 
 /* Nothing of MCP is left to be done but another text: the rest is a request passed through. */
