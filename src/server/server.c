@@ -252,7 +252,7 @@ static int make_parts(struct server *s, struct err *e)
     TRY(hub_new(&hc, &s->hub, e));
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
-    struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp };
+    struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms };
     TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park, .messages = s->messages,

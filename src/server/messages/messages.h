@@ -20,6 +20,7 @@ struct messages_conf {
     struct ev *ev;
     struct model_registry *models;
     struct mcp *mcp;                         /* NULL: requests with mcp_servers are refused */
+    int64_t mcp_timeout_ms;                  /* one call of a tool */
 };
 MUST_CHECK int messages_new(const struct messages_conf *c, struct messages **ret, struct err *e);
 void messages_free(struct messages *m);      /* after the HTTP server: what still runs is cancelled and answered into nothing */

@@ -38,6 +38,9 @@ void down_drop(struct down *d);              /* nobody is there any more */
 void provider_lines(struct slice lines, struct buf *out);
 /* The body of an answer that is no success, in the official envelope with our request id. Returns the status for the client. */
 int provider_error(int status, struct slice body, const char *request_id, struct buf *out);
+/* The official envelope; and the status that goes with a type of error, 500 for an unknown one. */
+void provider_envelope(struct buf *out, const char *type, const char *message, const char *request_id);
+int provider_status(const char *type);
 /* A transport failure as a result code and type for the client. */
 int provider_failure(int rc, const struct err *why, const char **ret_type, struct err *e);
 /* `event: error` for a stream that cannot go on. */

@@ -40,23 +40,29 @@ void provider_lines(struct slice lines, struct buf *out)
     }
 }
 
+static const struct { int status; const char *type; } types[] = {
+    { 400, "invalid_request_error" }, { 401, "authentication_error" }, { 402, "billing_error" }, { 403, "permission_error" }, { 404, "not_found_error" },
+    { 409, "conflict_error" }, { 413, "request_too_large" }, { 429, "rate_limit_error" }, { 500, "api_error" }, { 503, "overloaded_error" },
+    { 504, "timeout_error" }, { 529, "overloaded_error" },
+};
+
 static const char *type_of(int status)
 {
-    switch (status) {
-    case 401: return "authentication_error";
-    case 402: return "billing_error";
-    case 403: return "permission_error";
-    case 404: return "not_found_error";
-    case 409: return "conflict_error";
-    case 413: return "request_too_large";
-    case 429: return "rate_limit_error";
-    case 503: case 529: return "overloaded_error";
-    case 504: return "timeout_error";
-    default: return status >= 500 ? "api_error" : "invalid_request_error";
-    }
+    for (size_t i = 0; i < COUNT_OF(types); i++)
+        if (types[i].status == status)
+            return types[i].type;
+    return status >= 500 ? "api_error" : "invalid_request_error";
 }
 
-static void put_envelope(struct buf *out, const char *type, const char *message, const char *request_id)
+int provider_status(const char *type)
+{
+    for (size_t i = COUNT_OF(types); i-- > 0;)           /* from the end: an overload is 529 */
+        if (str_eq(types[i].type, type))
+            return types[i].status;
+    return 500;
+}
+
+void provider_envelope(struct buf *out, const char *type, const char *message, const char *request_id)
 {
     (void)buf_puts(out, "{\"type\":\"error\",\"error\":{\"type\":");
     (void)js_write_string(out, type, strlen(type));
@@ -73,7 +79,7 @@ int provider_error(int status, struct slice body, const char *request_id, struct
     char text[128];
     /* The provider's 401 is about our credential, not about the client's: a client that believed it would throw its own key away. */
     if (status == 401 || status < 400) {
-        put_envelope(out, "api_error", status == 401 ? "The model provider refused this server's credential." : "The model provider gave no answer of its own.", request_id);
+        provider_envelope(out, "api_error", status == 401 ? "The model provider refused this server's credential." : "The model provider gave no answer of its own.", request_id);
         return 502;
     }
     if (span_member(body, "error", &error, NULL) == RC_OK && span_member(error, "type", &type, NULL) == RC_OK && span_kind(type) == '"' &&
@@ -85,7 +91,7 @@ int provider_error(int status, struct slice body, const char *request_id, struct
         (void)buf_putc(out, '}');
     } else {
         (void)snprintf(text, sizeof text, "The model provider answered with status %d.", status);
-        put_envelope(out, type_of(status), text, request_id);
+        provider_envelope(out, type_of(status), text, request_id);
     }
     return status;
 }
@@ -101,7 +107,7 @@ void provider_error_event(struct buf *out, const char *type, const char *message
 {
     struct buf data;
     buf_init(&data, 64 * KIB);
-    put_envelope(&data, type, message, request_id);
+    provider_envelope(&data, type, message, request_id);
     (void)sse_write(out, NULL, "error", buf_data(&data), buf_len(&data));
     buf_done(&data);
 }

@@ -8,7 +8,7 @@
 
 #define ROUNDS_MAX 32                        /* requests to the provider for one answer; then stop_reason pause_turn, and the client may go on */
 #define ROUNDS_MS ((int64_t)30 * 60 * 1000)  /* no new round after this; likewise */
-#define CALL_MS ((int64_t)5 * 60 * 1000)     /* one call of a tool */
+#define ERROR_TYPE_MAX 64
 #define PING_MS 15000                        /* to the client while tools run */
 #define RETRIES_MAX 3                        /* of a further round that the provider refuses for a moment: tools have run for this answer already */
 #define RETRY_MIN_MS 500
@@ -109,16 +109,18 @@ static void fail(struct rounds *y, int rc, const char *type, const struct err *e
 {
     struct exchange *x = y->x;
     struct err copy = *e;
+    char kind[ERROR_TYPE_MAX];               /* `type` may be of what rounds_free() frees */
+    (void)str_copy(kind, sizeof kind, type ? type : "");
     log_info("messages.failed", "request_id=%s round=%d why=%s", down_request_id(x->down), y->n, copy.msg);
     if (down_streaming(x->down)) {
         buf_clear(&y->out);
-        provider_error_event(&y->out, type, copy.msg, down_request_id(x->down));
+        provider_error_event(&y->out, type ? kind : "api_error", copy.msg, down_request_id(x->down));
         (void)flush(y);
         rounds_free(y);
         down_end(x->down);
     } else {
         rounds_free(y);
-        down_refuse(x->down, rc, type, &copy);
+        down_refuse(x->down, rc, type ? kind : NULL, &copy);
     }
     exchange_free(x);
 }
@@ -245,7 +247,7 @@ static void run_call(struct rounds *y, struct run *r)
 {
     const struct join_call *c = &y->round.calls[r - y->runs];
     r->waiting = false;
-    r->call = mcp_call_start(r->link->session, c->tool->name, c->input, CALL_MS, on_result, r);
+    r->call = mcp_call_start(r->link->session, c->tool->name, c->input, y->x->m->conf.mcp_timeout_ms, on_result, r);
 }
 
 static void on_ping(struct ev_timer *t)
@@ -361,6 +363,24 @@ static void fail_status(struct rounds *y, int status, const struct buf *body)
     fail(y, RC_PROTO, type, &e);
 }
 
+/* The provider's stream ended with an error event. A streamed answer has had it; for one that is not streamed it is the answer. */
+static void fail_event(struct rounds *y)
+{
+    struct exchange *x = y->x;
+    if (!down_streaming(x->down)) {
+        struct buf body;
+        buf_init(&body, BODY_TEXT_MAX);
+        provider_envelope(&body, y->round.error_type, y->round.error_message, down_request_id(x->down));
+        fail_provider(y, provider_status(y->round.error_type), &body);
+        buf_done(&body);
+        return;
+    }
+    (void)flush(y);
+    rounds_free(y);
+    down_end(x->down);
+    exchange_free(x);
+}
+
 static void round_done(struct rounds *y, int rc, const struct err *why)
 {
     struct err e = { 0 };
@@ -374,16 +394,7 @@ static void round_done(struct rounds *y, int rc, const struct err *why)
         rc = provider_failure(e.rc, &e, &type, &told);
         fail(y, rc, type, &told);
     } else if (y->round.error_type) {
-        (void)err_set(&e, RC_PROTO, "%s", y->round.error_message);
-        if (!down_streaming(y->x->down)) {
-            fail(y, RC_PROTO, y->round.error_type, &e);
-            return;
-        }
-        struct exchange *x = y->x;           /* the event itself has been passed on */
-        (void)flush(y);
-        rounds_free(y);
-        down_end(x->down);
-        exchange_free(x);
+        fail_event(y);
     } else if (y->round.n == 0) {
         finish(y, NULL);
     } else {

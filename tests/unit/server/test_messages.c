@@ -378,6 +378,9 @@ static void test_provider_errors(void **state)
         assert_string_equal(got, want);
         buf_done(&out);
     }
+    assert_int_equal(provider_status("overloaded_error"), 529);
+    assert_int_equal(provider_status("rate_limit_error"), 429);
+    assert_int_equal(provider_status("new_error"), 500);
     struct buf out;
     buf_init(&out, MIB);
     provider_lines(SLICE("content-type: a\r\nRequest-Id: r1\r\nanthropic-ratelimit-x: 1\r\nanthropic-organization-id: o\r\nRetry-After: 3\r\nset-cookie: x\r\nx-should-retry: true\r\n"), &out);
