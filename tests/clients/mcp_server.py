@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 from mcp.server.mcpserver import Image, MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -96,7 +97,9 @@ if args.more:
         """Only offered by a later version."""
         return "extra"
 
-app = server.sse_app() if args.sse else server.streamable_http_app(stateless_http=args.stateless, json_response=args.json)
+open_hosts = TransportSecuritySettings(enable_dns_rebinding_protection=False)       # behind a tunnel, Host is the tunnel's name
+app = (server.sse_app(transport_security=open_hosts) if args.sse else
+       server.streamable_http_app(stateless_http=args.stateless, json_response=args.json, transport_security=open_hosts))
 
 
 async def front(scope, receive, send):

@@ -32,7 +32,7 @@ static int port;
 static atomic_int n_conns, n_requests, uploaded;
 static _Thread_local int requests_here;
 
-static void say(int fd, const char *fmt, ...)
+static void PRINTF_LIKE(2, 3) say(int fd, const char *fmt, ...)
 {
     char text[4096];
     va_list ap;
