@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "crypto/seal.h"
 #include "http/fetch.h"
 #include "log/log.h"
 #include "server/api/api.h"
@@ -23,6 +24,7 @@
 #define RECOVER_MS 5000          /* how often sessions without a driver are looked for */
 #define EXPIRE_MS 1000           /* longest time between two looks at work leases */
 #define EXPIRE_MIN_MS 50
+#define WATCH_MS (12 * 3600 * INT64_C(1000))     /* between two looks at what expires in days */
 #define SETTLE_MS 50             /* after the drain: what was posted to the loop runs before it ends */
 
 struct server {
@@ -32,6 +34,7 @@ struct server {
     struct jobs *jobs;           /* requests and loop steps: mostly waiting for commits */
     struct jobs *readers;        /* reads for event streams: short, and never behind a commit */
     struct store *store;
+    struct seal_ring *seal;
     struct fetch *fetch;
     struct model_registry *models;
     struct hub *hub;
@@ -40,7 +43,7 @@ struct server {
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
-    struct ev_timer recover, expire, settle;
+    struct ev_timer recover, expire, watch, settle;
     int64_t expire_in_ms;
     int draining;                /* parts that still drain */
     bool stopping;
@@ -131,6 +134,27 @@ static void on_expire_timer(struct ev_timer *t)
     jobs_add_always(s->jobs, expire_job, s);
 }
 
+static void watch_done(void *arg);
+static void watch_job(void *arg)
+{
+    struct server *s = arg;
+    api_watch(s->api);
+    ev_post(s->ev, watch_done, s);
+}
+
+static void on_watch_timer(struct ev_timer *t)
+{
+    struct server *s = container_of(t, struct server, watch);
+    jobs_add_always(s->jobs, watch_job, s);
+}
+
+static void watch_done(void *arg)
+{
+    struct server *s = arg;
+    if (!s->stopping)
+        ev_timer_set(s->ev, &s->watch, WATCH_MS, on_watch_timer);
+}
+
 /* ---- the end ---- */
 static void on_settled(struct ev_timer *t)
 {
@@ -157,6 +181,7 @@ static void on_signal(void *ctx, int signo)
     s->draining = 2;
     ev_timer_stop(&s->recover);
     ev_timer_stop(&s->expire);
+    ev_timer_stop(&s->watch);
     api_draining(s->api);
     park_drain(s->park);
     http_server_drain(s->http, s->s.drain_ms, part_drained, s);
@@ -182,6 +207,7 @@ static void server_free(struct server *s)
     if (s->fetch)
         fetch_free(s->fetch);
     store_close(s->store);
+    seal_free(s->seal);
     if (s->tls)
         tls_ctx_free(s->tls);
     ev_free(s->ev);
@@ -205,6 +231,11 @@ static int open_data(struct server *s, struct err *e)
         return err_set(e, RC_CONFLICT, "another server runs on '%s'; stop it, or choose another --data", s->s.data);
     db = str_printf("%s/outwork.db", s->s.data);
     TRY(store_open(db, true, &s->store, e));
+    if (!s->s.vault_key_file)
+        s->s.vault_key_file = str_printf("%s/vault.key", s->s.data);
+    int rc = seal_load(s->s.vault_key_file, true, &s->seal, e);
+    if (rc < 0)
+        return err_wrap(e, rc, "vault.key-file");
     return s->store->ops->lease_clear(s->store, e);
 }
 
@@ -231,8 +262,9 @@ static int make_parts(struct server *s, struct err *e)
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
+        .tunnel_domain = s->s.tunnel_domain,
     };
     TRY(api_new(&ac, &s->api, e));
     s->store->ops->on_note(s->store, on_note, s);
@@ -295,6 +327,7 @@ static int server_start(struct server *s, struct err *e)
     TRY(loop_recover(s->loop, e));
     ev_timer_set(s->ev, &s->recover, RECOVER_MS, on_recover_timer);
     ev_timer_set(s->ev, &s->expire, EXPIRE_MIN_MS, on_expire_timer);
+    ev_timer_set(s->ev, &s->watch, 0, on_watch_timer);
     log_info("server.ready", "address=%s data=%s model=%s version=%s", where, s->s.data, model_providers[s->s.model_provider], OUTWORK_VERSION);
     return RC_OK;
 }

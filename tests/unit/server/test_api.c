@@ -159,7 +159,7 @@ static int ask(const char *key, enum http_method m, const char *target, const ch
 #define GET(key, ...) ask(key, HTTP_GET, path(__VA_ARGS__), NULL)
 #define POST(key, body, ...) ask(key, HTTP_POST, path(__VA_ARGS__), body)
 #define DELETE(key, ...) ask(key, HTTP_DELETE, path(__VA_ARGS__), NULL)
-static const char *path(const char *fmt, ...)
+static const char * PRINTF_LIKE(1, 2) path(const char *fmt, ...)
 {
     static char ring[8][4096];
     static size_t i;
