@@ -62,6 +62,7 @@ static void break_off(struct relay *r, const char *why)
     static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
     say_end(r, why);
     (void)setsockopt(r->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    (void)shutdown(r->fd, SHUT_RDWR);        /* so that TLS cannot say an orderly good-bye */
     relay_free(r);
 }
 

@@ -184,11 +184,11 @@ class Process:
         if self.alive():
             self.p.kill()
         self.p.wait()
+
+    def close(self):
+        self.kill()
         self.log.close()
-        try:
-            os.unlink(self.log.name)
-        except FileNotFoundError:
-            pass
+        os.unlink(self.log.name)
 
     def rss(self) -> int:
         return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.p.pid}/status").read_text())[1]) * 1024
@@ -246,7 +246,8 @@ class Edge(Process):
 
     def connect(self, host="m.t1.tunnel.example", port=443, timeout=20.0, raw=None) -> "Stream":
         """CONNECT as a provider: a Stream, or Refused."""
-        s = self.tls().wrap_socket(socket.create_connection(("127.0.0.1", self.provider), timeout=timeout * SLOW), server_hostname="127.0.0.1")
+        s = self.tls().wrap_socket(socket.create_connection(("127.0.0.1", self.provider), timeout=timeout * SLOW), server_hostname="127.0.0.1",
+                                   suppress_ragged_eofs=False)
         s.sendall(raw or f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         head = b""
         while b"\r\n\r\n" not in head:
