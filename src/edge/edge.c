@@ -162,7 +162,7 @@ static json_t *make_beat(void *ctx)
 {
     struct edge *e = ctx;
     json_t *j = json_object();
-    js_set_str(j, "address", e->set.peer_advertise ? e->set.peer_advertise : e->peer_door ? door_address(e->peer_door) : "");
+    js_set_str(j, "address", e->set.peer_advertise ? e->set.peer_advertise : e->peer_door ? door_address(e->peer_door) : PROTO_NO_PEER);
     js_set_str(j, "version", OUTWORK_VERSION);
     js_set_bool(j, "draining", e->draining);
     js_set(j, "connectors", gateways_connectors(e->gateways));
