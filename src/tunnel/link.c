@@ -202,6 +202,7 @@ static void tell(struct link *l, struct link_stream *s)
         if (ev & SEV_REPLY && s->owned && s->status != 200 && !l->gone) {
             stream_rst(s, NGHTTP2_CANCEL);
             stream_drop(s);
+            s->reset = true;
             ev |= SEV_CLOSE;
         }
         ops = s->ops;

@@ -333,7 +333,7 @@ static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t code, void 
     (void)nghttp2_session_set_stream_user_data(h2, id, NULL);
     bool clean = code == NGHTTP2_NO_ERROR && s->local_end && s->remote_end && !s->reset;
     bool refused_by_us = l->role == LINK_ACCEPTOR && s->replied && s->status != 200;
-    if (!clean && code == NGHTTP2_NO_ERROR && s->remote_end && !s->reset && s->owned) {
+    if (!clean && code == NGHTTP2_NO_ERROR && s->remote_end && !s->reset && s->owned && s->status == 200) {
         s->soft = true;
         s->link->out_bytes -= s->out.n;
         ring_free(&s->out);

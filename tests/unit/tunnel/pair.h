@@ -44,7 +44,7 @@ struct pair {
     size_t n_in, n_out;
     int reply;                                  /* what the acceptor answers; 0 nothing, -1 does not attach */
     uint64_t answer;                            /* bytes the acceptor sends on each stream */
-    bool answer_shut, in_stalled;
+    bool answer_shut, in_stalled, own_ev;
     struct link_budget budget;
     struct tls_ctx *sc, *cc;
 };
@@ -231,13 +231,17 @@ static void tls_pair(struct pair *p, int fd[2], struct tls *t[2])
     assert_int_equal(b, RC_OK);
 }
 
-static void pair_start(struct pair *p)
+/* `ev`: of another pair, or NULL. */
+static void pair_start_on(struct pair *p, struct ev *ev)
 {
     struct err e = { 0 };
     memset(p, 0, sizeof *p);
     p->reply = 200;
     p->budget.max = 64 * MIB;
-    assert_int_equal(ev_new(&p->ev, &e), RC_OK);
+    p->ev = ev;
+    p->own_ev = !ev;
+    if (!ev)
+        assert_int_equal(ev_new(&p->ev, &e), RC_OK);
     int fd[2];
     struct tls *t[2];
     tls_pair(p, fd, t);
@@ -247,6 +251,11 @@ static void pair_start(struct pair *p)
     UNTIL(p, p->o.ready && p->a.ready);
     assert_true(link_usable(p->o.l));
     assert_false(link_usable(p->a.l));          /* only openers open */
+}
+
+static void pair_start(struct pair *p)
+{
+    pair_start_on(p, NULL);
 }
 
 static void pair_stop(struct pair *p)
@@ -260,7 +269,8 @@ static void pair_stop(struct pair *p)
     assert_int_equal(p->budget.used, 0);
     tls_ctx_free(p->sc);
     tls_ctx_free(p->cc);
-    ev_free(p->ev);
+    if (p->own_ev)
+        ev_free(p->ev);
 }
 
 static struct app *app_open(struct pair *p, uint64_t to_send, bool shut)

@@ -352,6 +352,7 @@ static void test_early(void **st)
     int fd[2];
     struct tls *t[2];
     memset(&p, 0, sizeof p);
+    p.own_ev = true;
     assert_int_equal(ev_new(&p.ev, &e), RC_OK);
     tls_pair(&p, fd, t);
     p.reply = 200;
