@@ -3,6 +3,7 @@
 
 #include "base/str.h"
 #include "edge/gateways.h"
+#include "edge/pass.h"
 #include "http/server.h"
 
 #define METRICS_MAX (256 * KIB)
@@ -45,6 +46,7 @@ static void on_request(void *ctx, struct http_req *r)
     } else if (slice_eq(path, "/metrics")) {
         struct buf b;
         buf_init(&b, METRICS_MAX);
+        passes_count(a->e);
         metric_set(&stat_streams, (int64_t)gateways_streams(a->e->gateways));
         (void)metrics_write(&b);
         struct http_reply m = { .status = 200, .content_type = "text/plain; version=0.0.4", .body = &b };

@@ -3,7 +3,7 @@
 #include "edge/ctx.h"
 #include "edge/dial.h"
 #include "edge/host.h"
-#include "edge/relay.h"
+#include "edge/pass.h"
 #include "log/log.h"
 
 struct call {
@@ -11,7 +11,8 @@ struct call {
     struct edge *e;
     struct guest *guest;
     struct dial *dial;
-    const char *pre;
+    struct link_stream *stream;          /* there, and the client is being told */
+    bool http;                           /* the client speaks HTTP to us; else TLS to somebody behind us */
     char host[HOST_MAX];
 };
 
@@ -29,6 +30,7 @@ static void refuse_tls(struct guest *g, enum refusal why)
 static void call_free(struct call *c)
 {
     dial_cancel(c->dial);
+    link_stream_free(c->stream);
     list_del(&c->node);
     free(c);
 }
@@ -38,28 +40,55 @@ static void on_gone(struct guest *g)
     call_free(g->ctx);
 }
 
+static void on_close(void *ctx, struct link_stream *s, const struct err *why)
+{
+    (void)s, (void)why;
+    struct call *c = ctx;
+    struct guest *g = c->guest;
+    call_free(c);
+    guest_drop(g);                       /* it may have a part of our 200 */
+}
+
+static void connect_through(struct guest *g)
+{
+    struct call *c = g->ctx;
+    char client[NET_ADDR_TEXT];
+    (void)str_copy(client, sizeof client, g->peer_text);
+    struct guest_gift gift = guest_take(g);
+    const struct relay_end from = { .fd = gift.fd, .tls = gift.tls, .early = buf_data(&gift.early), .early_n = buf_len(&gift.early) };
+    pass_start(c->e, &from, &gift.seat, TAKE(c->stream), c->host, client);
+    buf_done(&gift.early);
+    call_free(c);
+}
+
 static void on_dialled(void *ctx, struct link_stream *s, enum refusal why)
 {
+    static const struct link_stream_ops ops = { .on_close = on_close };
+    static const char yes[] = "HTTP/1.1 200 Connection established\r\n\r\n";
     struct call *c = ctx;
     struct guest *g = c->guest;
     c->dial = NULL;
     if (s) {
-        char client[NET_ADDR_TEXT];
-        (void)str_copy(client, sizeof client, g->peer_text);
-        struct guest_gift gift = guest_take(g);
-        relay_start(c->e, &gift, s, c->host, client, c->pre);
-    } else if (c->pre) {
-        guest_refuse(g, why, NULL);
-    } else {
-        refuse_tls(g, why);
+        c->stream = s;
+        link_stream_attach(s, &ops, c);
+        if (c->http)
+            guest_answer(g, yes, sizeof yes - 1, connect_through);
+        else
+            connect_through(g);
+        return;
     }
+    bool http = c->http;
     call_free(c);
+    if (http)
+        guest_refuse(g, why, NULL);
+    else
+        refuse_tls(g, why);
 }
 
-void call_start(struct edge *e, struct guest *g, const char *host, uint16_t port, const char *pre)
+void call_start(struct edge *e, struct guest *g, const char *host, uint16_t port, bool http)
 {
     if (e->draining) {
-        if (pre)
+        if (http)
             guest_refuse(g, REFUSE_DRAINING, NULL);
         else
             refuse_tls(g, REFUSE_DRAINING);
@@ -68,7 +97,7 @@ void call_start(struct edge *e, struct guest *g, const char *host, uint16_t port
     struct call *c = xcalloc(1, sizeof *c);
     c->e = e;
     c->guest = g;
-    c->pre = pre;
+    c->http = http;
     (void)str_copy(c->host, sizeof c->host, host);
     list_add_tail(&e->calls, &c->node);
     guest_hold(g, on_gone, c);

@@ -116,7 +116,7 @@ static bool our_key_is_refused(const struct http_response *r)
     AUTO_JS j = NULL;
     if (r->status != 401 || js_parse(buf_data(r->body), buf_len(r->body), CONTROL_ANSWER_MAX, &j, NULL) < 0)
         return false;
-    return str_eq(js_str(j, "error.type"), "authentication_error") && js_str(j, "error.message") && strstr(js_str(j, "error.message"), "edge key");
+    return str_eq(js_str(j, "error.details.error_code"), "edge_key_refused");
 }
 
 static void on_auth(void *ctx, int rc, const struct http_response *r, const struct err *e)

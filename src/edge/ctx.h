@@ -28,14 +28,14 @@ struct edge {
     struct routes *routes;
     struct peers *peers;
     struct admin *admin;
-    struct list calls, relays, splices;      /* clients that wait for a stream; connections being relayed; streams of other edges being relayed */
-    size_t n_relays, n_splices;
+    struct list calls, splices, passes;      /* clients that wait for a stream; streams of other edges that wait; what is being relayed */
+    size_t n_passes;
     struct ev_timer drain_end, drain_look;
     bool draining;
 };
 
-/* A client asks for a host: the rest is provider.c's and passthrough.c's common way, call.c. `pre`: what the client is told on success, or NULL. */
-void call_start(struct edge *e, struct guest *g, const char *host, uint16_t port, const char *pre);
+/* A client asks for a host: the rest is provider.c's and passthrough.c's common way, call.c. `http`: it sent CONNECT; else a ClientHello. */
+void call_start(struct edge *e, struct guest *g, const char *host, uint16_t port, bool http);
 void calls_end(struct edge *e);
 
 void provider_input(struct guest *g);        /* door_ctx() of all doors is the edge */

@@ -168,7 +168,7 @@ static bool take_route(struct dial *d, int rc, const struct control_route *r)
         return false;
     }
     for (size_t i = 0; rc == RC_OK && i < r->n; i++)
-        if (!str_eq(r->edges[i].id, d->e->id))
+        if (!str_eq(r->edges[i].id, d->e->id) && !str_eq(r->edges[i].address, PROTO_NO_PEER))
             memcpy(d->edges[d->n_edges++], r->edges[i].address, sizeof d->edges[0]);
     return true;
 }

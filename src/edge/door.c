@@ -376,7 +376,7 @@ int guest_head(struct guest *g, struct http_head *ret, size_t *ret_used)
         return RC_AGAIN;
     if (rc == RC_OK)
         return RC_OK;
-    guest_refuse(g, rc == RC_UNSUPPORTED ? REFUSE_BAD_METHOD : rc == RC_AGAIN || rc == RC_TOO_LARGE ? REFUSE_TOO_LARGE : REFUSE_BAD_REQUEST, why);
+    guest_refuse(g, rc == RC_UNSUPPORTED ? REFUSE_BAD_METHOD : rc == RC_AGAIN || rc == RC_TOO_LARGE ? REFUSE_TOO_LARGE : REFUSE_BAD_REQUEST, why && *why ? why : NULL);
     return RC_CLOSED;
 }
 

@@ -12,8 +12,8 @@
 #include "edge/gateways.h"
 #include "edge/host.h"
 #include "edge/init.h"
+#include "edge/pass.h"
 #include "edge/peers.h"
-#include "edge/relay.h"
 #include "edge/routes.h"
 #include "edge/splice.h"
 #include "log/log.h"
@@ -27,14 +27,14 @@
 static void on_drain_end(struct ev_timer *t)
 {
     struct edge *e = container_of(t, struct edge, drain_end);
-    log_warn("edge.drain_cut", "relays=%zu forwarded=%zu", e->n_relays, e->n_splices);
+    log_warn("edge.drain_cut", "relays=%zu", e->n_passes);
     ev_stop(e->ev);
 }
 
 static void on_drain_look(struct ev_timer *t)
 {
     struct edge *e = container_of(t, struct edge, drain_look);
-    bool open = e->n_relays || e->n_splices || !list_empty(&e->calls) || door_guests(e->provider_door) || door_guests(e->passthrough_door);
+    bool open = e->n_passes || !list_empty(&e->splices) || !list_empty(&e->calls) || door_guests(e->provider_door) || door_guests(e->passthrough_door);
     if (open)
         ev_timer_set(e->ev, t, DRAIN_LOOK_MS, on_drain_look);
     else
@@ -49,8 +49,7 @@ static void on_signal(void *ctx, int signo)
         ev_stop(e->ev);
         return;
     }
-    log_info("edge.drain", "signal=%d grace_ms=%lld relays=%zu forwarded=%zu links=%zu", signo, (long long)e->set.drain_ms, e->n_relays, e->n_splices,
-             gateways_links(e->gateways));
+    log_info("edge.drain", "signal=%d grace_ms=%lld relays=%zu links=%zu", signo, (long long)e->set.drain_ms, e->n_passes, gateways_links(e->gateways));
     e->draining = true;
     door_close(e->gateway_door);
     door_close(e->provider_door);
@@ -69,8 +68,8 @@ static void edge_free(struct edge *e)
     ev_timer_stop(&e->drain_look);
     edge_admin_free(e->admin);
     calls_end(e);
-    relays_end(e);
     splices_end(e);
+    passes_end(e);
     peers_free(e->peers);
     gateways_free(e->gateways);
     routes_free(e->routes);
@@ -162,7 +161,7 @@ static json_t *make_beat(void *ctx)
 {
     struct edge *e = ctx;
     json_t *j = json_object();
-    js_set_str(j, "address", e->set.peer_advertise ? e->set.peer_advertise : e->peer_door ? door_address(e->peer_door) : "");
+    js_set_str(j, "address", e->set.peer_advertise ? e->set.peer_advertise : e->peer_door ? door_address(e->peer_door) : PROTO_NO_PEER);
     js_set_str(j, "version", OUTWORK_VERSION);
     js_set_bool(j, "draining", e->draining);
     js_set(j, "connectors", gateways_connectors(e->gateways));
@@ -304,7 +303,7 @@ int edge_main(int argc, char **argv)
     struct err err = { 0 };
     bool help = false;
     list_init(&e.calls);
-    list_init(&e.relays);
+    list_init(&e.passes);
     list_init(&e.splices);
     /* Large buffers straight from and back to the system: after a burst of connections the memory is free again. */
     (void)mallopt(M_ARENA_MAX, 1);
@@ -324,7 +323,7 @@ int edge_main(int argc, char **argv)
         return rc == RC_INVALID ? 2 : 1;
     }
     ev_run(e.ev);
-    log_info("edge.stopped", "relays_cut=%zu forwarded_cut=%zu", e.n_relays, e.n_splices);
+    log_info("edge.stopped", "relays_cut=%zu", e.n_passes);
     edge_free(&e);
     return 0;
 }

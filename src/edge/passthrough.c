@@ -19,6 +19,6 @@ void passthrough_input(struct guest *g)
         stats_refused(REFUSE_UNKNOWN_TUNNEL);
         guest_end(g, unrecognized_name, sizeof unrecognized_name);
     } else {
-        call_start(door_ctx(g->door), g, name, TUNNEL_PORT, NULL);
+        call_start(door_ctx(g->door), g, name, TUNNEL_PORT, false);
     }
 }

@@ -20,6 +20,6 @@ void provider_input(struct guest *g)
         guest_refuse(g, REFUSE_BAD_PORT, NULL);
     else {
         buf_consume(&g->in, used);
-        call_start(door_ctx(g->door), g, host, port, "HTTP/1.1 200 Connection established\r\n\r\n");
+        call_start(door_ctx(g->door), g, host, port, true);
     }
 }

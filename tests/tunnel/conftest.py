@@ -46,7 +46,7 @@ class World:
         for x in reversed(self.things):
             if failed and hasattr(x, "text"):
                 print(f"---- {x.name} ----\n{x.text()[-6000:]}")
-            x.kill() if hasattr(x, "kill") else x.close()
+            x.close()
         self.control.close()
 
 

@@ -634,7 +634,7 @@ def test_health_check_drops_a_frozen_gateway(world):
 # ---- init ----
 
 def test_init(world, tmp_path, keys):
-    for word in ("--provider-client-ca", "--tunnel-edge https://127.0.0.1:8444" if False else "--tunnel-edge https://localhost:8444", "--tunnel-edge-ca ca.crt",
+    for word in ("--provider-client-ca", "--tunnel-edge https://localhost:8444", "--tunnel-edge-ca ca.crt",
                  "--tunnel-edge-cert provider.crt", "--tunnel-edge-key provider.key", "--edge-ca ca.crt"):
         assert word in keys.said
     for name in ("ca", "edge", "provider", "peer", "peer-ca"):
