@@ -23,6 +23,7 @@ const struct command commands[] = {
     { "environment-key", COMMAND_OPERATE, cmd_environment_key, "create, list and revoke the keys that workers use" },
     { "edge-key", COMMAND_OPERATE, cmd_edge_key, "create, list and revoke the keys that edges use" },
     { "tunnel", COMMAND_OPERATE, cmd_tunnel, "create, list and end tunnels, their tokens and certificates" },
+    { "vault", COMMAND_OPERATE, cmd_vault, "replace the key that seals the secrets of vaults and tunnels" },
     { "audit", COMMAND_OPERATE, cmd_audit, "verify a worker's hash-chained audit log" },
     { "doctor", COMMAND_OPERATE, cmd_doctor, "say what this kernel can enforce for the sandbox, and what not" },
     { "completion", COMMAND_OPERATE, cmd_completion, "print the completion script for bash or zsh" },
