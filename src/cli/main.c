@@ -7,6 +7,7 @@
 #include "cli/cmd.h"
 #include "cli/commands.h"
 #include "gateway/gateway.h"
+#include "edge/edge.h"
 #include "server/server.h"
 #include "worker/worker.h"
 
@@ -17,6 +18,7 @@ const struct command commands[] = {
     { "server", COMMAND_ROLE, server_main, "serve the HTTP API, the agent loop and the work queue" },
     { "worker", COMMAND_ROLE, worker_main, "claim work and run its tool calls in kernel sandboxes" },
     { "gateway", COMMAND_ROLE, gateway_main, "reach MCP servers inside your network: links out to an edge, inner TLS, routes" },
+    { "edge", COMMAND_ROLE, edge_main, "take connections of gateways and relay ciphertext to them by host name" },
     { "dev", COMMAND_ROLE, cmd_dev, "run server and worker on this machine, print keys and URLs" },
     { "key", COMMAND_OPERATE, cmd_key, "create, list and revoke API keys" },
     { "environment", COMMAND_OPERATE, cmd_environment, "list environments" },
