@@ -36,7 +36,7 @@ struct gateway {
     struct front *front;
     struct dialler *dialler;             /* NULL behind cloudflared */
     struct ws_listener *ws;              /* only there */
-    struct admin *admin;
+    struct gateway_admin *admin;
     struct watch *watch;
     struct ev_timer deadline, settle, renew;
     int64_t not_before_ms, not_after_ms; /* of the leaf */
@@ -208,7 +208,7 @@ static void refresh(void *ctx)
     metric_set(&m_healthy, g->dialler ? (int64_t)dialler_healthy(g->dialler) : 0);
 }
 
-static const struct admin_ops admin_ops = { .ready = ready, .refresh = refresh };
+static const struct gateway_admin_ops admin_ops = { .ready = ready, .refresh = refresh };
 
 static int start_ws(struct gateway *g, struct err *e)
 {
@@ -259,7 +259,7 @@ static int start_parts(struct gateway *g, struct setup *s, struct err *e)
     g->watch = watch_new(g->ev, on_files_changed, g);
     apply(g, s);
     if (g->set.admin_listen)
-        TRY(admin_start(g->ev, g->set.admin_listen, &admin_ops, g, &g->admin, e));
+        TRY(gateway_admin_start(g->ev, g->set.admin_listen, &admin_ops, g, &g->admin, e));
     on_renew(&g->renew);
     return g->set.behind_cloudflared ? start_ws(g, e) : start_dialler(g, e);
 }
@@ -270,7 +270,7 @@ static void free_parts(struct gateway *g)
     ev_timer_stop(&g->settle);
     ev_timer_stop(&g->renew);
     ws_free(g->ws);
-    admin_free(g->admin);
+    gateway_admin_free(g->admin);
     watch_free(g->watch);
     dialler_free(g->dialler);
     front_free(g->front);

@@ -255,7 +255,7 @@ static int write_config(struct setup *x, struct err *e)
                    "  # a name and where it leads: https://docs.%s/mcp goes to http://10.0.0.5:8080/mcp\n"
                    "  docs: http://10.0.0.5:8080\n"
                    "  # a program that speaks MCP on standard input and output:\n"
-                   "  # notes: { stdio: [\"/usr/local/bin/notes-mcp\", \"--read-only\"] }\n",
+                   "  # notes: { stdio: \"/usr/local/bin/notes-mcp --read-only\" }\n",
                x->tunnel.domain);
     int rc = buf_ok(&b) ? keydir_write(x->dir, "config.yaml", buf_data(&b), buf_len(&b), e) : err_set(e, RC_LIMIT, "config.yaml would be too large");
     buf_done(&b);

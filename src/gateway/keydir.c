@@ -18,23 +18,36 @@
 
 struct keydir { char *path; int fd, lock; };
 
-int keydir_open(const char *path, struct keydir **ret, struct err *e)
+/* Only for looking: makes nothing, locks nothing, so that a directory that is mounted read-only will do. */
+static int look(const char *path, struct keydir **ret, struct err *e)
 {
-    TRY(fd_mkdirs(path, 0700, e));
     char real[PATH_MAX];
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || !realpath(path, real))
         return err_sys(e, RC_IO, errno, "open the directory %s", path);
-    AUTO_CLOSE int lock = openat(fd, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (lock < 0)
-        return err_sys(e, RC_DENIED, errno, "write to the directory %s", path);
-    if (flock(lock, LOCK_EX | LOCK_NB) < 0)
-        return err_set(e, RC_CONFLICT, "another command is working on %s", path);
     struct keydir *d = xcalloc(1, sizeof *d);
     d->path = str_dup(real);
     d->fd = TAKE_FD(fd);
-    d->lock = TAKE_FD(lock);
+    d->lock = -1;
     *ret = d;
+    return RC_OK;
+}
+
+static int lock(struct keydir *d, struct err *e)
+{
+    d->lock = openat(d->fd, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (d->lock < 0)
+        return err_sys(e, RC_DENIED, errno, "write to the directory %s", d->path);
+    return flock(d->lock, LOCK_EX | LOCK_NB) == 0 ? RC_OK : err_set(e, RC_CONFLICT, "another command is working on %s", d->path);
+}
+
+int keydir_open(const char *path, struct keydir **ret, struct err *e)
+{
+    AUTO_PTR(keydir) d = NULL;
+    TRY(fd_mkdirs(path, 0700, e));
+    TRY(look(path, &d, e));
+    TRY(lock(d, e));
+    *ret = TAKE(d);
     return RC_OK;
 }
 
@@ -43,7 +56,8 @@ void keydir_free(struct keydir *d)
     if (!d)
         return;
     (void)close(d->fd);
-    (void)close(d->lock);
+    if (d->lock >= 0)
+        (void)close(d->lock);
     free(d->path);
     free(d);
 }
@@ -174,20 +188,18 @@ int renew_if_due(const char *dir, int64_t now_ms, int64_t before_ms, int64_t val
     AUTO_PTR(keydir) d = NULL;
     AUTO_FREE char *domain = NULL;
     const char *why = NULL;
-    TRY(keydir_open(dir, &d, e));
+    TRY(look(dir, &d, e));
     struct err no_domain = { 0 };
     int rc = keydir_read(d, "tunnel-domain", &domain, &no_domain);
     keydir_leaf_due(d, domain, now_ms, before_ms, &why);
-    if (!why) {
-        *ret_done = false;
-        return RC_OK;
-    }
-    if (rc == RC_OK)
-        rc = keydir_make_leaf(d, domain, now_ms, valid_ms, e);
-    else if (e)
+    if (why && rc == RC_OK && (rc = lock(d, e)) == RC_OK)
+        keydir_leaf_due(d, domain, now_ms, before_ms, &why);     /* somebody else may just have done it */
+    else if (why && rc < 0 && no_domain.rc && e)
         *e = no_domain;
-    if (rc < 0)
+    if (why && rc == RC_OK)
+        rc = keydir_make_leaf(d, domain, now_ms, valid_ms, e);
+    if (why && rc < 0)
         return err_wrap(e, rc, "renew the certificate (%s)", why);
-    *ret_done = true;
+    *ret_done = why != NULL;
     return RC_OK;
 }

@@ -3,6 +3,7 @@
  *     name: { upstream | upstreams | stdio, host, tools: {allow, deny}, headers: {add, remove} }     ours */
 #include <string.h>
 
+#include "base/dur.h"
 #include "base/fd.h"
 #include "base/str.h"
 #include "gateway/routes.h"
@@ -219,10 +220,39 @@ static int stdio_env(struct reader *rd, const struct conf_node *x, struct stdio_
     return RC_OK;
 }
 
+/* processes, idle_timeout, message_size of `x`, when it has them. */
+static int stdio_limits(struct reader *rd, const struct conf_node *x, struct stdio_conf *c)
+{
+    const struct conf_node *procs = conf_node_get(x, "processes"), *idle = conf_node_get(x, "idle_timeout"), *size = conf_node_get(x, "message_size");
+    const char *text = NULL;
+    int64_t n = 0;
+    uint64_t bytes = 0;
+    if (procs) {
+        TRY(want_text(rd, procs, "stdio.processes", &text));
+        if (str_to_i64(text, 1, STDIO_PROCS_LIMIT, &n) < 0)
+            return conf_node_err(rd->tree, procs, rd->path, rd->e, "stdio.processes: a number from 1 to %d is expected", STDIO_PROCS_LIMIT);
+        c->procs_max = (size_t)n;
+    }
+    if (idle) {
+        TRY(want_text(rd, idle, "stdio.idle_timeout", &text));
+        if (dur_parse(text, &c->idle_ms) < 0 || c->idle_ms < 1)
+            return wrong(rd, idle, "stdio.idle_timeout", "a time with a unit is expected, as in 30m");
+    }
+    if (size) {
+        TRY(want_text(rd, size, "stdio.message_size", &text));
+        if (size_parse(text, &bytes) < 0 || bytes < KIB || bytes > STDIO_LINE_LIMIT)
+            return wrong(rd, size, "stdio.message_size", "a size with a unit from 1KiB to 64MiB is expected");
+        c->line_max = (size_t)bytes;
+    }
+    return RC_OK;
+}
+
 static int stdio_start(struct reader *rd, const struct conf_node *at, struct stdio_text *t, const char *cwd)
 {
     struct stdio_upstream *u = NULL;
     struct stdio_conf c = { .route = rd->r->name, .argv = t->words ? t->words : (char *const *)(uintptr_t)t->argv, .env = t->n_env ? t->env : NULL, .cwd = cwd };
+    if (at->kind == CONF_NODE_MAP)
+        TRY(stdio_limits(rd, at, &c));
     if (stdio_new(rd->env->ev, &c, &u, rd->e) < 0)
         return wrap(rd, at);
     rd->r->ops = &stdio_upstream_ops;
@@ -232,10 +262,10 @@ static int stdio_start(struct reader *rd, const struct conf_node *at, struct std
     return RC_OK;
 }
 
-/* stdio: "command line", or {command, args, env, cwd}. */
+/* stdio: "command line", or {command, args, env, cwd, processes, idle_timeout, message_size}. */
 static int stdio_node(struct reader *rd, const struct conf_node *x, struct stdio_text *t)
 {
-    static const char *const known[] = { "command", "args", "env", "cwd" };
+    static const char *const known[] = { "command", "args", "env", "cwd", "processes", "idle_timeout", "message_size" };
     const struct conf_node *command = x, *args = NULL, *env = NULL, *cwd = NULL;
     const char *text = NULL, *dir = NULL;
     size_t n = 0;

@@ -5,6 +5,7 @@
 
 #include "base/str.h"
 #include "gateway/egress.h"
+#include "gateway/egress.h"
 
 #define DOMAIN_MAX 253
 
@@ -110,6 +111,7 @@ int gateway_settings_finish(struct gateway_settings *s, struct err *e)
     TRY(egress_check(&out, e));
     if (!s->upstream_cert != !s->upstream_key)
         return err_set(e, RC_INVALID, "upstream.tls.cert_file and upstream.tls.key_file belong together");
+    TRY(egress_check(&(struct egress_conf){ .proxy = s->proxy }, e));
     if (s->behind_cloudflared && !s->listen_addr)
         return err_set(e, RC_INVALID, "--behind-cloudflared needs listen_addr");
     return RC_OK;

@@ -15,7 +15,6 @@
 #include "http/fetch.h"
 #include "log/log.h"
 #include "server/api/api.h"
-#include "server/reach.h"
 #include "server/settings.h"
 
 #define JOBS_QUEUE_MAX 10000
@@ -36,15 +35,14 @@ struct server {
     struct jobs *readers;        /* reads for event streams: short, and never behind a commit */
     struct store *store;
     struct seal_ring *seal;
-    struct fetch *vault_fetch;   /* token endpoints and MCP servers, by their own authorities */
-    struct reach *reach;
-    struct vault *vault;
     struct fetch *fetch;
     struct model_registry *models;
     struct hub *hub;
     struct park *park;
     struct mcp *mcp;
+    struct vault *vault;
     struct loop *loop;
+    struct messages *messages;
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
@@ -205,11 +203,11 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    messages_free(s->messages);
+    if (s->mcp)
+        mcp_use_vault(s->mcp, NULL);
+    vault_free(s->vault);       /* before the client whose connections it uses */
     mcp_free(s->mcp);
-    vault_free(s->vault);
-    if (s->vault_fetch)
-        fetch_free(s->vault_fetch);
-    reach_free(s->reach);
     hub_free(s->hub);
     park_free(s->park);
     api_free(s->api);
@@ -262,16 +260,6 @@ static int make_models(struct server *s, struct err *e)
     return model_registry_new(s->ev, s->fetch, &mc, &s->models, e);
 }
 
-/* The vaults' requests go where the MCP client's may go, and the same ways. */
-static int make_vault(struct server *s, const struct mcp_conf *mc, struct err *e)
-{
-    struct fetch_conf fc = { .ca_file = mc->ca_file, .proxy = mc->proxy ? mc->proxy : "", .user_agent = "outwork/" OUTWORK_VERSION };
-    TRY(fetch_new(s->ev, &fc, &s->vault_fetch, e));
-    TRY(reach_new(mc, &s->reach, e));
-    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = s->vault_fetch, .seal = s->seal, .reach = reach_of(s->reach) };
-    return vault_new(&vc, &s->vault, e);
-}
-
 static int make_mcp(struct server *s, struct err *e)
 {
     struct mcp_conf mc = {
@@ -287,9 +275,11 @@ static int make_mcp(struct server *s, struct err *e)
     for (size_t i = 0; i < mc.n_edges; i++)
         if (strncmp(mc.edges[i], "https://", 8) != 0)
             return err_set(e, RC_INVALID, "tunnel.edge: '%s' must begin with https://", mc.edges[i]);
-    TRY(make_vault(s, &mc, e));
-    mc.vault = s->vault;
-    return mcp_new(&mc, &s->mcp, e);
+    TRY(mcp_new(&mc, &s->mcp, e));
+    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = mcp_fetch(s->mcp), .seal = s->seal, .reach = mcp_reach(s->mcp) };
+    TRY(vault_new(&vc, &s->vault, e));
+    mcp_use_vault(s->mcp, s->vault);
+    return RC_OK;
 }
 
 static int make_parts(struct server *s, struct err *e)
@@ -302,8 +292,11 @@ static int make_parts(struct server *s, struct err *e)
     TRY(hub_new(&hc, &s->hub, e));
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
+    struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms };
+    TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .messages = s->messages,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
         .tunnel_domain = s->s.tunnel_domain,
     };

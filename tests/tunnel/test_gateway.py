@@ -263,6 +263,83 @@ def test_malformed(world, raw, status):
     assert world.status("/x") == "200"
 
 
+def test_slow_clients_are_cut_off(world):
+    g = world.gateway(None, "--limits-head-timeout", "300ms", "--limits-body-timeout", "300ms", "--limits-idle-timeout", "300ms")
+    raw = socket.create_connection(("127.0.0.1", world.edge.clients))
+    with world.tls() as s:
+        assert s.recv(10) == b""                                            # between requests
+    with world.tls() as s:
+        s.sendall(b"GET /x HTTP/1.1\r\nHo")
+        assert s.recv(10) == b""
+    with world.tls() as s:
+        s.sendall(head("/x", f"docs.{DOMAIN}", "POST", "Content-Length: 10") + b"abc")
+        assert s.recv(10) == b""
+    g.wait_log("what=\"body of a request\"")
+    assert "what=\"head of a request\"" in g.log
+    c = ssl.create_default_context(cafile=str(world.ca.file))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    o = c.wrap_bio(incoming, outgoing, server_hostname=f"docs.{DOMAIN}")
+    with pytest.raises(ssl.SSLWantReadError):
+        o.do_handshake()
+    raw.sendall(outgoing.read())                                            # a ClientHello, then nothing
+    raw.settimeout(20)
+    with pytest.raises(ConnectionResetError):
+        while raw.recv(65536):
+            pass
+    raw.close()
+    g.wait_log("what=\"TLS handshake\"")
+    with world.tls() as s:                                                  # an answer has no limit
+        s.sendall(head("/sse"))
+        for _ in range(3):
+            read_until(s, b"data: ")
+        time.sleep(0.5)
+        read_until(s, b": keep-alive 11")
+
+
+def test_limits_on_requests_and_connections(world):
+    world.gateway(None, "--limits-requests", "2", "--limits-connections", "4")
+    streams = [world.tls() for _ in range(2)]
+    for s in streams:
+        s.sendall(head("/sse"))
+        read_until(s, b"data: 0")
+    r = world.curl("/x", "-i")
+    assert b" 503 " in r.stdout and b"retry-after: 1" in r.stdout
+    streams += [world.tls() for _ in range(2)]
+    assert world.curl("/x").returncode in (35, 56)
+    for s in streams:
+        s.close()
+    wait_for(lambda: world.status("/x") == "200", 10)
+
+
+def test_stalled_readers_do_not_slow_the_others(world):
+    world.gateway(world.config(connections=1))
+    stalled = []
+    for _ in range(8):
+        s = world.tls()
+        s.sendall(head("/big=100000000"))
+        read_until(s, b"\r\n\r\n")
+        stalled.append(s)
+    for _ in range(10):
+        assert world.status("/x") == "200"
+    assert len(world.curl("/big=20000000").stdout) == 20_000_000
+    for s in stalled:
+        s.close()
+
+
+def test_many_idle_streams(world):
+    g = world.gateway(None, "--limits-connections", "1000")
+    streams = [world.tls() for _ in range(200)]
+    for s in streams:
+        s.sendall(head("/stuck"))
+    for s in streams:
+        read_until(s, b": hi")
+    assert world.status("/x") == "200"
+    for s in streams:
+        s.close()
+    wait_for(lambda: len(world.up.gone) >= 200, 20, "each upstream sees the end")
+    assert g.stop() == 0
+
+
 def test_upgrade_and_tls12_are_refused(world):
     world.gateway()
     assert world.status("/x", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket") == "501"

@@ -1,19 +1,25 @@
-"""`outwork gateway init` and `renew` (tunnels.md 3.3), against a small stand-in of the tunnels API."""
+"""`outwork gateway init` and `renew` (tunnels.md 3.3), against a small stand-in of the tunnels API that can misbehave, and against the real server."""
 import os
+import re
+import socket
+import ssl
 import stat
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import anthropic
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 from fake_tunnels import FakeTunnels  # noqa: E402
+from harness import Server, wait_for  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = os.environ.get("OUTWORK_BIN", str(ROOT / "build" / "outwork"))
@@ -172,3 +178,53 @@ def test_renew(api, tmp_path):
     assert "has no ca.key" in run("renew", "--output", f"dir:{d}", key=None, code=1)
     assert text(d, "ca.crt") == ca and len(api.requests) == n, "renewing asks no server"
     assert "tunnel-domain" in run("renew", "--output", str(tmp_path / "empty"), key=None, code=1)
+
+
+def test_with_the_real_server(tmp_path):
+    server = Server(tmp_path / "data", "--model-provider", "script", "--tunnel-domain", "tunnel.example.com").start()
+    try:
+        d, key = tmp_path / "gw", server.api_key()
+        args = ["--api-url", server.url, "--output", str(d)]
+        run("init", *args, "--display-name", "Office", "--token-version", "1", key=key)
+        client = anthropic.Anthropic(base_url=server.url, api_key=None, auth_token=key)
+        t = client.beta.tunnels.retrieve(text(d, "tunnel-id").strip())
+        assert t.display_name == "Office" and t.domain == text(d, "tunnel-domain").strip() and t.domain.endswith(".tunnel.example.com")
+        mine = list(client.beta.tunnels.certificates.list(t.id))
+        assert [c.fingerprint for c in mine] == [cert(d, "ca.crt").fingerprint(hashes.SHA256()).hex()]
+        assert client.beta.tunnels.reveal_token(t.id).tunnel_token == text(d, "tunnel-token").strip()
+        before = snapshot(d)
+        assert "is registered" in run("init", *args, "--token-version", "1", key=key)
+        assert snapshot(d) == before and len(list(client.beta.tunnels.list())) == 1
+        run("init", *args, "--token-version", "2", key=key)
+        assert (d / "tunnel-token").read_bytes() != before["tunnel-token"]
+        assert client.beta.tunnels.reveal_token(t.id).tunnel_token == text(d, "tunnel-token").strip()
+        client.beta.tunnels.certificates.archive(mine[0].id, tunnel_id=t.id)
+        assert "registered the authority" in run("init", *args, key=key), "a revoked authority is registered again"
+        run("init", *args, key="ow-api-wrong", code=3)
+        client.beta.tunnels.archive(t.id)
+        assert "archived" in run("init", *args, key=key, code=1)
+    finally:
+        server.stop()
+
+
+def test_a_running_gateway_renews_by_itself(api, tmp_path):
+    d = tmp_path / "gw"
+    run("init", "--api-url", api.url, "--output", str(d), "--cert-duration", "24h")
+    first = cert(d)
+    with (d / "config.yaml").open("a") as f:
+        f.write("listen_addr: 127.0.0.1:0\n")
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        p = subprocess.Popen([BIN, "gateway", "--behind-cloudflared", "--config", str(d / "config.yaml")], stderr=out, stdin=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: "a new certificate was made" in log.read_text(), why="the gateway renews")
+        wait_for(lambda: "gateway.reload" in log.read_text(), why="and loads what it made")
+        port = int(re.search(r"listen=127\.0\.0\.1:(\d+)", log.read_text()).group(1))
+        domain = text(d, "tunnel-domain").strip()
+        tls = ssl.create_default_context(cafile=str(d / "ca.crt"))
+        with socket.create_connection(("127.0.0.1", port)) as s, tls.wrap_socket(s, server_hostname=f"docs.{domain}") as t:
+            assert t.getpeercert(True) == cert(d).public_bytes(serialization.Encoding.DER)
+    finally:
+        p.terminate()
+        p.wait(60)
+    assert cert(d) != first and cert(d).not_valid_after_utc - datetime.now(timezone.utc) > timedelta(days=80)

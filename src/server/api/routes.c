@@ -23,6 +23,9 @@ const struct route routes[] = {
     { HTTP_GET,    "/v1/models",                                            U,         0,                             0,                 models_list,          "beta_models_list" },
     { HTTP_GET,    "/v1/models/{model_id}",                                 U,         0,                             0,                 models_get,           NULL },
 
+    { HTTP_POST,   "/v1/messages",                                          U,         RAW_BODY,                      JS_BODY_MAX,       messages_create,      NULL },
+    { HTTP_POST,   "/v1/messages/count_tokens",                             U,         RAW_BODY,                      JS_BODY_MAX,       messages_count,       NULL },
+
     { HTTP_GET,    "/v1/agents",                                            U,         B,                             0,                 agents_list,          "beta_agents_list" },
     { HTTP_POST,   "/v1/agents",                                            D,         B,                             ROUTE_BODY_AGENT,  agents_create,        "beta_agents_create" },
     { HTTP_GET,    "/v1/agents/{agent_id}",                                 U,         B,                             0,                 agents_get,           "beta_agents_retrieve" },
@@ -84,7 +87,6 @@ const struct route routes[] = {
     { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/certificates",    A,         O,                             ROUTE_BODY_SMALL,  certificates_create,  "beta_tunnels_certificates_create" },
     { HTTP_GET,    "/v1/organizations/tunnels/{tunnel_id}/certificates/{certificate_id}", U,         O,                             0,                 certificates_get,     NULL },
     { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/certificates/{certificate_id}/archive", A,         O,                             ROUTE_BODY_SMALL,  certificates_archive, NULL },
-
     { HTTP_GET,    "/v1/vaults",                                            U,         B,                             0,                 vaults_list,          "beta_vaults_list" },
     { HTTP_POST,   "/v1/vaults",                                            D,         B,                             ROUTE_BODY_SMALL,  vaults_create,        "beta_vaults_create" },
     { HTTP_GET,    "/v1/vaults/{vault_id}",                                 U,         B,                             0,                 vaults_get,           NULL },
