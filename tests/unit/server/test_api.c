@@ -334,7 +334,7 @@ static void test_sessions(void **state)
     char *env = make_env("e"), *agent = make_agent(), *ids[7];
     assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"%s\",\"resources\":[{\"type\":\"file\",\"file_id\":\"f\"}]}", agent, env), "/v1/sessions"), 400);
     assert_non_null(strstr(str("error.message"), "is a self-hosted environment. `resources` are not supported"));
-    assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"%s\",\"vault_ids\":[\"v\"]}", agent, env), "/v1/sessions"), 400);
+    assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"%s\",\"vault_ids\":[\"v\"]}", agent, env), "/v1/sessions"), 404);
     assert_int_equal(POST(w.user, path("{\"agent\":\"nobody\",\"environment_id\":\"%s\"}", env), "/v1/sessions"), 404);
     assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"nowhere\"}", agent), "/v1/sessions"), 404);
     assert_int_equal(POST(w.user, path("{\"agent\":{\"type\":\"agent_with_overrides\",\"id\":\"%s\",\"model\":null},\"environment_id\":\"%s\"}", agent, env), "/v1/sessions"), 400);
