@@ -10,7 +10,7 @@
 #define V4_BITS 96              /* an IPv4 prefix of n bits is one of 96 + n */
 
 struct range { uint8_t ip[16]; unsigned bits; };
-struct guard { bool off, own_list; struct range *range; size_t n; };
+struct ip_guard { bool off, own_list; struct range *range; size_t n; };
 
 static const uint8_t v4_mapped[12] = { [10] = 0xff, [11] = 0xff };
 
@@ -60,9 +60,9 @@ static bool in_special(const uint8_t ip[16], struct range *ret)
     return false;
 }
 
-int guard_new(const struct conf_list *allowed, bool off, struct guard **ret, struct err *e)
+int ip_guard_new(const struct conf_list *allowed, bool off, struct ip_guard **ret, struct err *e)
 {
-    AUTO_PTR(guard) g = xcalloc(1, sizeof *g);
+    AUTO_PTR(ip_guard) g = xcalloc(1, sizeof *g);
     g->off = off;
     g->own_list = allowed && allowed->n;
     size_t n = g->own_list ? allowed->n : COUNT_OF(private_ranges);
@@ -77,7 +77,7 @@ int guard_new(const struct conf_list *allowed, bool off, struct guard **ret, str
     return RC_OK;
 }
 
-void guard_free(struct guard *g)
+void ip_guard_free(struct ip_guard *g)
 {
     if (!g)
         return;
@@ -98,7 +98,7 @@ static bool address_of(const struct net_addr *a, uint8_t ip[16])
     return true;
 }
 
-static int refuse(const struct guard *g, const uint8_t ip[16], struct err *e)
+static int refuse(const struct ip_guard *g, const uint8_t ip[16], struct err *e)
 {
     char text[INET6_ADDRSTRLEN] = "?";
     bool v4 = memcmp(ip, v4_mapped, sizeof v4_mapped) == 0;
@@ -106,7 +106,7 @@ static int refuse(const struct guard *g, const uint8_t ip[16], struct err *e)
     return err_set(e, RC_DENIED, "IP validation failed: %s is not %s", text, g->own_list ? "in upstream.allowed_ips" : "a private address");
 }
 
-int guard_check(const struct guard *g, const struct net_addr *a, struct err *e)
+int ip_guard_check(const struct ip_guard *g, const struct net_addr *a, struct err *e)
 {
     uint8_t ip[16];
     struct range special = { .bits = 0 };

@@ -10,10 +10,10 @@
 #define ERROR_INTERNAL (-32603)          /* JSON-RPC's "internal error": the one that every MCP client shows to its model instead of guessing at it */
 
 struct rules { char **rule; size_t n; };
-struct policy { struct rules allow, deny; };
+struct tool_policy { struct rules allow, deny; };
 
 /* Iterative, with one point to come back to: linear for one star, at worst n * m. */
-bool glob_match(const char *rule, const char *name)
+bool tool_match(const char *rule, const char *name)
 {
     const char *star = NULL, *back = NULL;
     while (*name) {
@@ -56,21 +56,21 @@ static void rules_done(struct rules *r)
     free(r->rule);
 }
 
-int policy_new(const char *const *allow, size_t n_allow, const char *const *deny, size_t n_deny, struct policy **ret, struct err *e)
+int tool_policy_new(const char *const *allow, size_t n_allow, const char *const *deny, size_t n_deny, struct tool_policy **ret, struct err *e)
 {
-    struct policy *p = xcalloc(1, sizeof *p);
+    struct tool_policy *p = xcalloc(1, sizeof *p);
     int rc = rules_new(&p->allow, "allow", allow, n_allow, e);
     if (rc == RC_OK)
         rc = rules_new(&p->deny, "deny", deny, n_deny, e);
     if (rc < 0) {
-        policy_free(p);
+        tool_policy_free(p);
         return rc;
     }
     *ret = p;
     return RC_OK;
 }
 
-void policy_free(struct policy *p)
+void tool_policy_free(struct tool_policy *p)
 {
     if (!p)
         return;
@@ -82,12 +82,12 @@ void policy_free(struct policy *p)
 static const char *match(const struct rules *r, const char *name)
 {
     for (size_t i = 0; i < r->n; i++)
-        if (glob_match(r->rule[i], name))
+        if (tool_match(r->rule[i], name))
             return r->rule[i];
     return NULL;
 }
 
-const char *policy_refuses(const struct policy *p, const struct mcp_call *c, char why[256])
+const char *tool_policy_refuses(const struct tool_policy *p, const struct mcp_call *c, char why[256])
 {
     if (c->unclear) {
         (void)snprintf(why, 256, "the message can be read in more than one way (a name twice, in other letter case, or too long)");
@@ -105,7 +105,7 @@ const char *policy_refuses(const struct policy *p, const struct mcp_call *c, cha
     return why;
 }
 
-int policy_answer(struct buf *out, const char *id, const char *route, const char *tool, const char *why)
+int tool_policy_answer(struct buf *out, const char *id, const char *route, const char *tool, const char *why)
 {
     char text[ERR_MSG_MAX];
     if (tool && *tool)

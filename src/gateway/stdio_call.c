@@ -63,7 +63,7 @@ static void on_next(struct ev_timer *t)
     stdio_dispatch(container_of(t, struct upstream_call, timer));
 }
 
-struct upstream_call *call_start(void *upstream, struct exchange *x)
+struct upstream_call *scall_start(void *upstream, struct exchange *x)
 {
     struct stdio_upstream *u = upstream;
     const struct http_head *h = exchange_head(x);
@@ -89,7 +89,7 @@ struct upstream_call *call_start(void *upstream, struct exchange *x)
 
 /* ---- the body ---- */
 
-void call_body_done(struct upstream_call *c)
+void scall_body_done(struct upstream_call *c)
 {
     c->up->bodies -= buf_len(&c->body);
     buf_wipe(&c->body);
@@ -122,11 +122,11 @@ static void body_end(struct upstream_call *c)
 
 /* ---- the end of a call ---- */
 
-void call_free(struct upstream_call *c)
+void scall_free(struct upstream_call *c)
 {
     struct sproc *p = c->proc;
     ev_timer_stop(&c->timer);
-    call_body_done(c);
+    scall_body_done(c);
     list_del(&c->link);
     if (p) {
         if (p->get == c)
@@ -134,13 +134,13 @@ void call_free(struct upstream_call *c)
         list_foreach(q, &p->pending, struct pending, link)
             if (q->call == c)
                 q->call = NULL;
-        proc_touch(p);
+        sproc_touch(p);
     }
     buf_wipe(&c->out);
     wipe(c->session, sizeof c->session);
     free(c);
     if (p)
-        proc_resume_reading(p);
+        sproc_resume_reading(p);
 }
 
 /* In the revision without sessions a closed answer is how a request is cancelled; before it is no cancellation at all (tunnels.md 4.6). */
@@ -156,17 +156,17 @@ static void tell_cancelled(struct upstream_call *c)
         buf_init(&b, RPC_TEXT_MAX + KIB);
         buf_printf(&b, "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":%s,\"reason\":\"the client is gone\"}}", q->raw_id);
         if (buf_ok(&b))
-            (void)!proc_send(p, buf_data(&b), buf_len(&b));
+            (void)!sproc_send(p, buf_data(&b), buf_len(&b));
         buf_done(&b);
     }
 }
 
-void call_abort(struct upstream_call *c, int status, const char *why)
+void scall_abort(struct upstream_call *c, int status, const char *why)
 {
     struct err e;
     struct exchange *x = TAKE(c->x);
     tell_cancelled(c);
-    call_free(c);
+    scall_free(c);
     (void)err_set(&e, RC_CLOSED, "%s", why);
     exchange_fail(x, status, &e);
 }
@@ -175,12 +175,12 @@ static void cancel(struct upstream_call *c)
 {
     c->x = NULL;
     tell_cancelled(c);
-    call_free(c);
+    scall_free(c);
 }
 
 /* ---- answers ---- */
 
-void call_flush(struct upstream_call *c)
+void scall_flush(struct upstream_call *c)
 {
     while (buf_len(&c->out)) {
         size_t n = exchange_write(c->x, buf_data(&c->out), buf_len(&c->out));
@@ -190,18 +190,18 @@ void call_flush(struct upstream_call *c)
     }
     if (c->ending) {
         struct exchange *x = TAKE(c->x);
-        call_free(c);
+        scall_free(c);
         exchange_end(x);
         return;
     }
     if (c->proc)
-        proc_resume_reading(c->proc);
+        sproc_resume_reading(c->proc);
 }
 
 static void resume(struct upstream_call *c)
 {
     if (c->replied)
-        call_flush(c);
+        scall_flush(c);
 }
 
 static void reply_head(struct upstream_call *c, int status, const char *type, const char *more, int64_t length)
@@ -219,14 +219,14 @@ static void reply_head(struct upstream_call *c, int status, const char *type, co
     buf_wipe(&h);
 }
 
-void call_reply_empty(struct upstream_call *c, int status)
+void scall_reply_empty(struct upstream_call *c, int status)
 {
     reply_head(c, status, NULL, "", 0);
     c->ending = true;
-    call_flush(c);
+    scall_flush(c);
 }
 
-void call_answer(struct upstream_call *c, int status, int code, const char *raw_id, const char *fmt, ...)
+void scall_answer(struct upstream_call *c, int status, int code, const char *raw_id, const char *fmt, ...)
 {
     char words[CALL_WORDS_MAX];
     va_list ap;
@@ -239,7 +239,7 @@ void call_answer(struct upstream_call *c, int status, int code, const char *raw_
     const char *more = status == 405 ? c->stateless ? "allow: POST\r\n" : "allow: GET, POST, DELETE\r\n" : status == 503 ? "retry-after: 2\r\n" : "";
     reply_head(c, status, "application/json", more, (int64_t)buf_len(&c->out));
     c->ending = true;
-    call_flush(c);
+    scall_flush(c);
 }
 
 static void on_keepalive(struct ev_timer *t)
@@ -247,17 +247,17 @@ static void on_keepalive(struct ev_timer *t)
     struct upstream_call *c = container_of(t, struct upstream_call, timer);
     if (buf_len(&c->out) == 0)
         (void)buf_puts(&c->out, ": keep-alive\n\n");
-    call_wait(c);
-    call_flush(c);
+    scall_wait(c);
+    scall_flush(c);
 }
 
 static void on_patience(struct ev_timer *t)
 {
     struct upstream_call *c = container_of(t, struct upstream_call, timer);
-    call_stream_begin(c);
+    scall_stream_begin(c);
 }
 
-void call_wait(struct upstream_call *c)
+void scall_wait(struct upstream_call *c)
 {
     if (c->sse)
         ev_timer_set(c->up->ev, &c->timer, STDIO_KEEPALIVE_MS, on_keepalive);
@@ -265,11 +265,11 @@ void call_wait(struct upstream_call *c)
         ev_timer_set(c->up->ev, &c->timer, STDIO_PATIENCE_MS, on_patience);
 }
 
-void call_stream_begin(struct upstream_call *c)
+void scall_stream_begin(struct upstream_call *c)
 {
     c->sse = true;
     reply_head(c, 200, "text/event-stream", "cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n", -1);
-    call_wait(c);
+    scall_wait(c);
 }
 
 /* What the stateless revision wants for an error that is the first thing to be said (MCP 2026-07-28, streamable HTTP). */
@@ -287,7 +287,7 @@ static int status_of(const struct upstream_call *c, const char *text, size_t n)
     return v == RPC_PARSE_ERROR || v == RPC_INVALID_REQUEST || v == -32602 || (v <= RPC_HEADER_MISMATCH && v >= -32022) ? 400 : 200;
 }
 
-void call_message(struct upstream_call *c, const char *text, size_t n, bool final)
+void scall_message(struct upstream_call *c, const char *text, size_t n, bool final)
 {
     int rc = RC_OK;
     struct sproc *p = c->proc;
@@ -297,13 +297,13 @@ void call_message(struct upstream_call *c, const char *text, size_t n, bool fina
             reply_head(c, status_of(c, text, n), "application/json", "", (int64_t)n);
     } else {
         if (!c->replied)
-            call_stream_begin(c);
+            scall_stream_begin(c);
         rc = sse_write(&c->out, NULL, "message", text, n);
         if (rc == RC_OK && !final)
-            call_wait(c);
+            scall_wait(c);
     }
     if (rc < 0) {
-        call_abort(c, 502, "the answer of the MCP server does not fit into the gateway's buffer");
+        scall_abort(c, 502, "the answer of the MCP server does not fit into the gateway's buffer");
         return;
     }
     if (final) {
@@ -311,20 +311,20 @@ void call_message(struct upstream_call *c, const char *text, size_t n, bool fina
         ev_timer_stop(&c->timer);
     } else if (p && c->kind == CALL_POST && buf_len(&c->out) > STDIO_STREAM_HIGH) {
         /* the front may have room */
-        call_flush(c);
+        scall_flush(c);
         if (buf_len(&c->out) <= STDIO_STREAM_HIGH || p->exited)
             return;
         if (p->stateless) {
             log_warn("stdio.slow_client", "route=%s waiting=%zu", c->up->route, buf_len(&c->out));
-            call_abort(c, 503, "the client does not read its event stream");
+            scall_abort(c, 503, "the client does not read its event stream");
         } else {
             p->paused = true;                /* the client holds up only its own session */
         }
         return;
     }
-    call_flush(c);
+    scall_flush(c);
 }
 
 const struct upstream_ops stdio_upstream_ops = {
-    .name = "stdio", .start = call_start, .body = body, .body_end = body_end, .resume = resume, .cancel = cancel,
+    .name = "stdio", .start = scall_start, .body = body, .body_end = body_end, .resume = resume, .cancel = cancel,
 };

@@ -25,19 +25,19 @@ static void attach(struct upstream_call *c, struct sproc *p)
     list_del(&c->link);
     list_add_tail(&p->calls, &c->link);
     c->proc = p;
-    proc_touch(p);
+    sproc_touch(p);
 }
 
 /* The session that the request names; NULL when it was answered instead. */
 static struct sproc *session_of(struct upstream_call *c, const char *raw_id)
 {
     if (!c->session[0]) {
-        call_answer(c, 400, RPC_INVALID_REQUEST, raw_id, "Bad Request: no Mcp-Session-Id header. A client begins with initialize.");
+        scall_answer(c, 400, RPC_INVALID_REQUEST, raw_id, "Bad Request: no Mcp-Session-Id header. A client begins with initialize.");
         return NULL;
     }
     struct sproc *p = find_session(c->up, c->session);
     if (!p)
-        call_answer(c, 404, RPC_NO_SESSION, raw_id, "Session not found. It has ended; initialize again.");
+        scall_answer(c, 404, RPC_NO_SESSION, raw_id, "Session not found. It has ended; initialize again.");
     return p;
 }
 
@@ -49,20 +49,20 @@ static void get(struct upstream_call *c)
     if (!p)
         return;
     if (!c->sse_ok) {
-        call_answer(c, 406, RPC_INVALID_REQUEST, NULL, "Not Acceptable: the client must accept text/event-stream");
+        scall_answer(c, 406, RPC_INVALID_REQUEST, NULL, "Not Acceptable: the client must accept text/event-stream");
         return;
     }
     if (p->get) {
-        call_answer(c, 409, RPC_INVALID_REQUEST, NULL, "Conflict: the session has an event stream open already");
+        scall_answer(c, 409, RPC_INVALID_REQUEST, NULL, "Conflict: the session has an event stream open already");
         return;
     }
     attach(c, p);
     p->get = c;
-    call_stream_begin(c);
+    scall_stream_begin(c);
     char *at = buf_data(&p->backlog), *end = at + buf_len(&p->backlog);
     while (at < end && p->get == c) {
         char *nl = memchr(at, '\n', (size_t)(end - at));
-        call_message(c, at, (size_t)(nl - at), false);
+        scall_message(c, at, (size_t)(nl - at), false);
         at = nl + 1;
     }
     buf_clear(&p->backlog);
@@ -73,8 +73,8 @@ static void delete_session(struct upstream_call *c)
     struct sproc *p = session_of(c, NULL);
     if (!p)
         return;
-    proc_end(p, "the client has ended the session");
-    call_reply_empty(c, 200);
+    sproc_end(p, "the client has ended the session");
+    scall_reply_empty(c, 200);
 }
 
 /* ---- POST: the messages ---- */
@@ -106,9 +106,9 @@ static void progress_token(const struct rpc *m, char out[RPC_ID_MAX])
 static void not_sent(struct upstream_call *c, int rc, const char *raw_id)
 {
     if (rc == RC_LIMIT)
-        call_answer(c, 503, RPC_SERVER_BUSY, raw_id, "The MCP server does not read its input fast enough; try again later");
+        scall_answer(c, 503, RPC_SERVER_BUSY, raw_id, "The MCP server does not read its input fast enough; try again later");
     else
-        call_answer(c, 404, RPC_NO_SESSION, raw_id, "Session not found. Its process is ending; initialize again.");
+        scall_answer(c, 404, RPC_NO_SESSION, raw_id, "Session not found. Its process is ending; initialize again.");
 }
 
 static void on_cancel_grace(struct ev_timer *t)
@@ -121,7 +121,7 @@ static void on_cancel_grace(struct ev_timer *t)
     buf_init(&b, RPC_TEXT_MAX + KIB);
     stdio_error_text(&b, q->raw_id, RPC_CANCELLED, "Request cancelled");
     q->call = NULL;                              /* an answer that comes after all belongs to nobody */
-    call_message(c, buf_data(&b), buf_len(&b), --c->n_pending == 0);
+    scall_message(c, buf_data(&b), buf_len(&b), --c->n_pending == 0);
     buf_done(&b);
 }
 
@@ -152,7 +152,7 @@ static void deliver(struct upstream_call *c, struct sproc *p, struct post *b)
 {
     char ids[RPC_BATCH_MAX][RPC_ID_MAX], token[RPC_ID_MAX];
     if (p->n_pending + b->n_requests > STDIO_PENDING_MAX) {
-        call_answer(c, 503, RPC_SERVER_BUSY, raw_id_of(b), "The session has too many requests out");
+        scall_answer(c, 503, RPC_SERVER_BUSY, raw_id_of(b), "The session has too many requests out");
         return;
     }
     for (size_t i = 0; i < b->n; i++) {
@@ -162,7 +162,7 @@ static void deliver(struct upstream_call *c, struct sproc *p, struct post *b)
         for (size_t k = 0; k < i; k++)
             twice |= b->m[k].kind == RPC_REQUEST && strcmp(ids[k], ids[i]) == 0;
         if (twice) {
-            call_answer(c, 400, RPC_INVALID_REQUEST, raw_id_of(b), "Bad Request: a request with this id is out already");
+            scall_answer(c, 400, RPC_INVALID_REQUEST, raw_id_of(b), "Bad Request: a request with this id is out already");
             return;
         }
     }
@@ -171,7 +171,7 @@ static void deliver(struct upstream_call *c, struct sproc *p, struct post *b)
         c->show_session = !c->stateless;
     }
     for (size_t i = 0; i < b->n; i++) {
-        int rc = proc_send(p, b->m[i].text.p, b->m[i].text.n);
+        int rc = sproc_send(p, b->m[i].text.p, b->m[i].text.n);
         if (rc < 0) {
             not_sent(c, rc, raw_id_of(b));
             return;
@@ -184,11 +184,11 @@ static void deliver(struct upstream_call *c, struct sproc *p, struct post *b)
         }
     }
     if (b->n_requests == 0) {
-        call_reply_empty(c, 202);
+        scall_reply_empty(c, 202);
         return;
     }
-    call_body_done(c);
-    call_wait(c);
+    scall_body_done(c);
+    scall_wait(c);
 }
 
 static struct sproc *start_process(struct upstream_call *c, bool stateless, const char *raw_id)
@@ -198,13 +198,13 @@ static struct sproc *start_process(struct upstream_call *c, bool stateless, cons
     struct err e = { 0 };
     if (u->stopping || u->n_procs >= u->procs_max) {
         log_warn("stdio.full", "route=%s processes=%zu", u->route, u->n_procs);
-        call_answer(c, 503, RPC_SERVER_BUSY, raw_id, u->stopping ? "The gateway is stopping" : "All %zu processes of this route are in use; try again later",
+        scall_answer(c, 503, RPC_SERVER_BUSY, raw_id, u->stopping ? "The gateway is stopping" : "All %zu processes of this route are in use; try again later",
                     u->procs_max);
         return NULL;
     }
-    if (proc_start(u, stateless, &p, &e) < 0) {
+    if (sproc_start(u, stateless, &p, &e) < 0) {
         log_error("stdio.not_started", "route=%s program=%s why=%s", u->route, u->path, e.msg);
-        call_answer(c, 502, RPC_INTERNAL, raw_id, "The MCP server cannot be started; the gateway's log says why");
+        scall_answer(c, 502, RPC_INTERNAL, raw_id, "The MCP server cannot be started; the gateway's log says why");
         return NULL;
     }
     return p;
@@ -265,20 +265,20 @@ static void post_stateless(struct upstream_call *c, struct post *b)
     struct rpc *m = &b->m[0];
     const char *raw = raw_id_of(b);
     if (b->n != 1 || c->batch || m->kind == RPC_RESPONSE) {
-        call_answer(c, 400, RPC_INVALID_REQUEST, NULL, "Body must be a single JSON-RPC request or notification object");
+        scall_answer(c, 400, RPC_INVALID_REQUEST, NULL, "Body must be a single JSON-RPC request or notification object");
         return;
     }
     if (m->kind == RPC_NOTIFICATION) {           /* the revision has none for a server to act on, and the process is not this client's alone */
-        call_reply_empty(c, 202);
+        scall_reply_empty(c, 202);
         return;
     }
     const char *header = mismatch(c, m);
     if (header) {
-        call_answer(c, 400, RPC_HEADER_MISMATCH, raw, "Header mismatch: %s does not say what the body says", header);
+        scall_answer(c, 400, RPC_HEADER_MISMATCH, raw, "Header mismatch: %s does not say what the body says", header);
         return;
     }
     if (c->up->legacy && slice_eq(m->method, "server/discover")) {
-        call_answer(c, 404, RPC_METHOD_NOT_FOUND, raw, "Method not found: server/discover. The server speaks earlier protocol revisions; initialize a session.");
+        scall_answer(c, 404, RPC_METHOD_NOT_FOUND, raw, "Method not found: server/discover. The server speaks earlier protocol revisions; initialize a session.");
         return;
     }
     char id[RPC_ID_MAX], token[RPC_ID_MAX];
@@ -296,7 +296,7 @@ static void post_stateless(struct upstream_call *c, struct post *b)
             spent = p;
     }
     if (!use && spent && c->up->n_procs >= c->up->procs_max)     /* only answers that nobody waits for keep it: make room for the next request */
-        proc_end(spent, "replaced");
+        sproc_end(spent, "replaced");
     if (!use)
         use = start_process(c, true, raw);
     if (use)
@@ -316,13 +316,13 @@ static bool read_messages(struct upstream_call *c, struct post *b)
     if (c->batch) {
         int rc = rpc_items(p, n, items, &n_items);
         if (rc < 0 || n_items == 0) {
-            call_answer(c, 400, rc == RC_INVALID ? RPC_PARSE_ERROR : RPC_INVALID_REQUEST, NULL, rc == RC_INVALID ? "Parse error" : "Bad Request: a batch of 1 to %d messages", RPC_BATCH_MAX);
+            scall_answer(c, 400, rc == RC_INVALID ? RPC_PARSE_ERROR : RPC_INVALID_REQUEST, NULL, rc == RC_INVALID ? "Parse error" : "Bad Request: a batch of 1 to %d messages", RPC_BATCH_MAX);
             return false;
         }
     }
     for (size_t i = 0; i < n_items; i++, b->n++) {
         if (rpc_parse(items[i].p, items[i].n, &b->m[i], &syntax, &why) < 0) {
-            call_answer(c, 400, syntax ? RPC_PARSE_ERROR : RPC_INVALID_REQUEST, NULL, "%s: %s", syntax ? "Parse error" : "Invalid Request", why);
+            scall_answer(c, 400, syntax ? RPC_PARSE_ERROR : RPC_INVALID_REQUEST, NULL, "%s: %s", syntax ? "Parse error" : "Invalid Request", why);
             return false;
         }
         b->n_requests += b->m[i].kind == RPC_REQUEST;
@@ -354,7 +354,7 @@ static void post_session(struct upstream_call *c, struct post *b)
     for (size_t i = 0; i < b->n; i++)
         init |= b->m[i].kind == RPC_REQUEST && slice_eq(b->m[i].method, "initialize");
     if (!c->session[0] && !init && b->n == 1 && modern_body(&b->m[0])) {
-        call_answer(c, 400, RPC_HEADER_MISMATCH, raw, "Header mismatch: MCP-Protocol-Version is missing");
+        scall_answer(c, 400, RPC_HEADER_MISMATCH, raw, "Header mismatch: MCP-Protocol-Version is missing");
         return;
     }
     struct sproc *p = init && !c->session[0] ? start_process(c, false, raw) : session_of(c, raw);
@@ -366,12 +366,12 @@ static void post(struct upstream_call *c)
 {
     struct post *b = xcalloc(1, sizeof *b);
     if (!wants_json(exchange_head(c->x)))
-        call_answer(c, 415, RPC_INVALID_REQUEST, NULL, "Unsupported Media Type: content-type must be application/json");
+        scall_answer(c, 415, RPC_INVALID_REQUEST, NULL, "Unsupported Media Type: content-type must be application/json");
     else if (!c->json_ok && !c->sse_ok)
-        call_answer(c, 406, RPC_INVALID_REQUEST, NULL, "Not Acceptable: the client must accept application/json and text/event-stream");
+        scall_answer(c, 406, RPC_INVALID_REQUEST, NULL, "Not Acceptable: the client must accept application/json and text/event-stream");
     else if (read_messages(c, b)) {
         if (c->batch && b->n_requests && !c->sse_ok)
-            call_answer(c, 406, RPC_INVALID_REQUEST, NULL, "Not Acceptable: the answers to a batch come as text/event-stream");
+            scall_answer(c, 406, RPC_INVALID_REQUEST, NULL, "Not Acceptable: the answers to a batch come as text/event-stream");
         else if (c->stateless)
             post_stateless(c, b);
         else
@@ -398,13 +398,13 @@ static void refuse(struct upstream_call *c)
 {
     switch (c->refuse_status) {
     case 413:
-        call_answer(c, 413, RPC_INVALID_REQUEST, NULL, "Payload Too Large: a message has at most %zu bytes", c->up->line_max);
+        scall_answer(c, 413, RPC_INVALID_REQUEST, NULL, "Payload Too Large: a message has at most %zu bytes", c->up->line_max);
         break;
     case 503:
-        call_answer(c, 503, RPC_SERVER_BUSY, NULL, "Too many requests are being received; try again later");
+        scall_answer(c, 503, RPC_SERVER_BUSY, NULL, "Too many requests are being received; try again later");
         break;
     default:
-        call_answer(c, 400, RPC_INVALID_REQUEST, NULL, "Bad Request: MCP-Protocol-Version is no protocol revision");
+        scall_answer(c, 400, RPC_INVALID_REQUEST, NULL, "Bad Request: MCP-Protocol-Version is no protocol revision");
     }
 }
 
@@ -417,11 +417,11 @@ void stdio_dispatch(struct upstream_call *c)
     if (c->refuse_status)
         refuse(c);
     else if (!origin_ok(c))
-        call_answer(c, 403, RPC_INVALID_REQUEST, NULL, "Forbidden: the Origin is not this server's");
+        scall_answer(c, 403, RPC_INVALID_REQUEST, NULL, "Forbidden: the Origin is not this server's");
     else if (c->kind == CALL_GET && exchange_head(c->x)->target.n >= 13 && memcmp(exchange_head(c->x)->target.p, "/.well-known/", 13) == 0)
-        call_answer(c, 404, RPC_INVALID_REQUEST, NULL, "Not Found: a stdio server has no authorization metadata");
+        scall_answer(c, 404, RPC_INVALID_REQUEST, NULL, "Not Found: a stdio server has no authorization metadata");
     else if (c->kind == CALL_OTHER || (c->stateless && c->kind != CALL_POST))
-        call_answer(c, 405, RPC_INVALID_REQUEST, NULL, "Method Not Allowed");
+        scall_answer(c, 405, RPC_INVALID_REQUEST, NULL, "Method Not Allowed");
     else if (c->kind == CALL_GET)
         get(c);
     else if (c->kind == CALL_DELETE)

@@ -110,23 +110,23 @@ void stdio_error_text(struct buf *out, const char *raw_id, int code, const char 
 /* stdio_http.c */
 void stdio_dispatch(struct upstream_call *c);                            /* the request is whole */
 
-/* stdio_call.c: each may free the call; touch it no more, except after call_message() that is not final */
-void call_answer(struct upstream_call *c, int status, int code, const char *raw_id, const char *fmt, ...) PRINTF_LIKE(5, 6);     /* code 0: no body */
-void call_reply_empty(struct upstream_call *c, int status);
-void call_message(struct upstream_call *c, const char *text, size_t n, bool final);      /* one message from the process */
-void call_stream_begin(struct upstream_call *c);
-void call_flush(struct upstream_call *c);
-void call_wait(struct upstream_call *c);                                 /* arms patience or keep-alive */
-void call_free(struct upstream_call *c);
-void call_body_done(struct upstream_call *c);                    /* its memory is given back */
-void call_abort(struct upstream_call *c, int status, const char *why);   /* exchange_fail() */
-struct upstream_call *call_start(void *upstream, struct exchange *x);
+/* stdio_call.c: each may free the call; touch it no more, except after scall_message() that is not final */
+void scall_answer(struct upstream_call *c, int status, int code, const char *raw_id, const char *fmt, ...) PRINTF_LIKE(5, 6);     /* code 0: no body */
+void scall_reply_empty(struct upstream_call *c, int status);
+void scall_message(struct upstream_call *c, const char *text, size_t n, bool final);      /* one message from the process */
+void scall_stream_begin(struct upstream_call *c);
+void scall_flush(struct upstream_call *c);
+void scall_wait(struct upstream_call *c);                                 /* arms patience or keep-alive */
+void scall_free(struct upstream_call *c);
+void scall_body_done(struct upstream_call *c);                    /* its memory is given back */
+void scall_abort(struct upstream_call *c, int status, const char *why);   /* exchange_fail() */
+struct upstream_call *scall_start(void *upstream, struct exchange *x);
 
 /* stdio_proc.c */
-MUST_CHECK int proc_start(struct stdio_upstream *u, bool stateless, struct sproc **ret, struct err *e);
+MUST_CHECK int sproc_start(struct stdio_upstream *u, bool stateless, struct sproc **ret, struct err *e);
 /* Queues one message (line ends inside become spaces). RC_LIMIT: the process does not read; RC_CLOSED: it has ended. */
-MUST_CHECK int proc_send(struct sproc *p, const char *text, size_t n);
-void proc_end(struct sproc *p, const char *why);                 /* gracefully; the session is gone at once */
-void proc_resume_reading(struct sproc *p);                       /* in a later turn, when it is paused and every client has caught up */
-void proc_touch(struct sproc *p);                                /* it is in use */
-void proc_kill_now(struct sproc *p);                             /* SIGKILL, reap, free */
+MUST_CHECK int sproc_send(struct sproc *p, const char *text, size_t n);
+void sproc_end(struct sproc *p, const char *why);                 /* gracefully; the session is gone at once */
+void sproc_resume_reading(struct sproc *p);                       /* in a later turn, when it is paused and every client has caught up */
+void sproc_touch(struct sproc *p);                                /* it is in use */
+void sproc_kill_now(struct sproc *p);                             /* SIGKILL, reap, free */

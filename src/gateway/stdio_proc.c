@@ -130,7 +130,7 @@ static void line_too_long(struct sproc *p)
     stdio_error_text(&text, q->raw_id, RPC_INTERNAL, "the MCP server's answer is larger than the gateway takes");
     stdio_pending_free(q);
     c->n_pending--;
-    call_message(c, buf_data(&text), buf_len(&text), c->n_pending == 0);
+    scall_message(c, buf_data(&text), buf_len(&text), c->n_pending == 0);
     buf_done(&text);
 }
 
@@ -175,7 +175,7 @@ static bool take_output(struct sproc *p, bool all)
         if (n == 0)
             return false;
         buf_commit(&p->out, (size_t)n);
-        proc_touch(p);
+        sproc_touch(p);
         lines(p);
     }
     return true;
@@ -184,7 +184,7 @@ static bool take_output(struct sproc *p, bool all)
 static void on_stream_closed(struct ev_timer *t)
 {
     struct sproc *p = container_of(t, struct sproc, kill);
-    proc_end(p, p->fd_out < 0 ? "it has closed its output" : "it has closed its input");
+    sproc_end(p, p->fd_out < 0 ? "it has closed its output" : "it has closed its input");
 }
 
 static void stream_closed(struct sproc *p)
@@ -234,7 +234,7 @@ static void on_resume(struct ev_timer *t)
         p->reading = ev_io_start(p->up->ev, &p->io_out, p->fd_out, EV_READ, on_stdout) == RC_OK;
 }
 
-void proc_resume_reading(struct sproc *p)
+void sproc_resume_reading(struct sproc *p)
 {
     if (p->paused && !ev_timer_armed(&p->resume))
         ev_timer_set(p->up->ev, &p->resume, 0, on_resume);       /* not from inside a caller that walks our lists */
@@ -275,7 +275,7 @@ static void on_stdin(struct ev_io *io, unsigned got)
     }
 }
 
-int proc_send(struct sproc *p, const char *text, size_t n)
+int sproc_send(struct sproc *p, const char *text, size_t n)
 {
     if (p->ending || p->fd_in < 0)
         return RC_CLOSED;
@@ -288,7 +288,7 @@ int proc_send(struct sproc *p, const char *text, size_t n)
         to[i] = text[i] == '\n' || text[i] == '\r' ? ' ' : text[i];
     to[n] = '\n';
     buf_commit(&p->in, n + 1);
-    proc_touch(p);
+    sproc_touch(p);
     flush_input(p);
     return RC_OK;
 }
@@ -331,7 +331,7 @@ static void on_kill(struct ev_timer *t)
     }
 }
 
-void proc_end(struct sproc *p, const char *why)
+void sproc_end(struct sproc *p, const char *why)
 {
     if (p->ending || p->exited)
         return;
@@ -343,7 +343,7 @@ void proc_end(struct sproc *p, const char *why)
     ev_timer_set(p->up->ev, &p->kill, STDIO_TERM_MS, on_kill);
 }
 
-void proc_kill_now(struct sproc *p)
+void sproc_kill_now(struct sproc *p)
 {
     p->ending = true;
     stdio_proc_gone(p, "the gateway is stopping");
@@ -362,12 +362,12 @@ static void on_idle(struct ev_timer *t)
     struct stdio_upstream *u = p->up;
     int64_t left = p->last_ms + u->idle_ms - ev_now_ms(u->ev);
     if (list_empty(&p->calls) && left <= 0)
-        proc_end(p, "idle");
+        sproc_end(p, "idle");
     else
         ev_timer_set(u->ev, t, left > 0 ? left : u->idle_ms, on_idle);
 }
 
-void proc_touch(struct sproc *p)
+void sproc_touch(struct sproc *p)
 {
     p->last_ms = ev_now_ms(p->up->ev);
 }
@@ -383,7 +383,7 @@ static int make_pipe(int ours, int *ret_ours, int *ret_theirs, struct err *e)
     return fd_nonblock(fd[ours]) == RC_OK ? RC_OK : err_set(e, RC_IO, "pipe to an MCP server");
 }
 
-int proc_start(struct stdio_upstream *u, bool stateless, struct sproc **ret, struct err *e)
+int sproc_start(struct stdio_upstream *u, bool stateless, struct sproc **ret, struct err *e)
 {
     AUTO_CLOSE int in = -1;
     AUTO_CLOSE int out = -1;
@@ -422,10 +422,10 @@ int proc_start(struct stdio_upstream *u, bool stateless, struct sproc **ret, str
     }
     if (ev_child_start(u->ev, &p->child, pid, on_ended) < 0 || ev_io_start(u->ev, &p->io_in, p->fd_in, 0, on_stdin) < 0 ||
         ev_io_start(u->ev, &p->io_out, p->fd_out, EV_READ, on_stdout) < 0 || ev_io_start(u->ev, &p->io_err, p->fd_err, EV_READ, on_stderr) < 0) {
-        proc_kill_now(p);
+        sproc_kill_now(p);
         return err_set(e, RC_IO, "cannot watch the MCP server process");
     }
-    proc_touch(p);
+    sproc_touch(p);
     ev_timer_set(u->ev, &p->idle, u->idle_ms, on_idle);
     log_info("stdio.started", "route=%s session=%s pid=%d", u->route, p->tag, (int)pid);
     *ret = p;

@@ -58,7 +58,7 @@ void stdio_proc_gone(struct sproc *p, const char *why)
         stdio_error_text(&text, q->raw_id, RPC_INTERNAL, words);
         stdio_pending_free(q);
         if (c)
-            call_message(c, buf_data(&text), buf_len(&text), --c->n_pending == 0);
+            scall_message(c, buf_data(&text), buf_len(&text), --c->n_pending == 0);
     }
     buf_done(&text);
     while (!list_empty(&p->calls)) {
@@ -71,7 +71,7 @@ void stdio_proc_gone(struct sproc *p, const char *why)
             p->get = NULL;
             c->ending = true;
             ev_timer_stop(&c->timer);
-            call_flush(c);
+            scall_flush(c);
         }
     }
 }
@@ -144,7 +144,7 @@ static void refuse_request(struct sproc *p, const struct rpc *m)
     buf_init(&b, RPC_TEXT_MAX + KIB);
     stdio_error_text(&b, id, RPC_METHOD_NOT_FOUND, "there are no requests to the client in this protocol revision");
     if (buf_ok(&b))
-        (void)!proc_send(p, buf_data(&b), buf_len(&b));
+        (void)!sproc_send(p, buf_data(&b), buf_len(&b));
     buf_done(&b);
 }
 
@@ -174,7 +174,7 @@ static void from_server(struct sproc *p, const struct rpc *m, const char *line, 
     if (!c)
         c = newest_call(p);
     if (c)
-        call_message(c, line, n, false);
+        scall_message(c, line, n, false);
     else
         keep(p, line, n);
 }
@@ -202,13 +202,13 @@ static void answer(struct sproc *p, const struct rpc *m, const char *line, size_
     if (c && failed_init)
         c->show_session = false;
     if (c)
-        call_message(c, line, n, --c->n_pending == 0);
+        scall_message(c, line, n, --c->n_pending == 0);
     if (failed_init)
-        proc_end(p, "initialize was refused");
+        sproc_end(p, "initialize was refused");
     if (old_server) {
         p->up->legacy = true;
         if (list_empty(&p->pending))
-            proc_end(p, "the server speaks earlier revisions");
+            sproc_end(p, "the server speaks earlier revisions");
     }
 }
 
@@ -376,7 +376,7 @@ void stdio_stop(struct stdio_upstream *u)
 {
     u->stopping = true;
     list_foreach(p, &u->procs, struct sproc, link)
-        proc_end(p, "the gateway is stopping");
+        sproc_end(p, "the gateway is stopping");
 }
 
 void stdio_free(struct stdio_upstream *u)
@@ -384,9 +384,9 @@ void stdio_free(struct stdio_upstream *u)
     if (!u)
         return;
     while (!list_empty(&u->procs))
-        proc_kill_now(list_first(&u->procs, struct sproc, link));
+        sproc_kill_now(list_first(&u->procs, struct sproc, link));
     while (!list_empty(&u->calls))
-        call_abort(list_first(&u->calls, struct upstream_call, link), 503, "the gateway is stopping");
+        scall_abort(list_first(&u->calls, struct upstream_call, link), 503, "the gateway is stopping");
     free_list(u->argv);
     free_list(u->env);
     free(u->route);

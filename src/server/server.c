@@ -15,7 +15,6 @@
 #include "http/fetch.h"
 #include "log/log.h"
 #include "server/api/api.h"
-#include "server/reach.h"
 #include "server/settings.h"
 
 #define JOBS_QUEUE_MAX 10000
@@ -25,6 +24,7 @@
 #define RECOVER_MS 5000          /* how often sessions without a driver are looked for */
 #define EXPIRE_MS 1000           /* longest time between two looks at work leases */
 #define EXPIRE_MIN_MS 50
+#define WATCH_MS (12 * 3600 * INT64_C(1000))     /* between two looks at what expires in days */
 #define SETTLE_MS 50             /* after the drain: what was posted to the loop runs before it ends */
 
 struct server {
@@ -35,19 +35,17 @@ struct server {
     struct jobs *readers;        /* reads for event streams: short, and never behind a commit */
     struct store *store;
     struct seal_ring *seal;
-    struct fetch *vault_fetch;   /* token endpoints and MCP servers, by their own authorities */
-    struct reach *reach;
-    struct vault *vault;
     struct fetch *fetch;
     struct model_registry *models;
     struct hub *hub;
     struct park *park;
     struct mcp *mcp;
+    struct vault *vault;
     struct loop *loop;
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
-    struct ev_timer recover, expire, settle;
+    struct ev_timer recover, expire, watch, settle;
     int64_t expire_in_ms;
     int draining;                /* parts that still drain */
     bool stopping;
@@ -138,6 +136,27 @@ static void on_expire_timer(struct ev_timer *t)
     jobs_add_always(s->jobs, expire_job, s);
 }
 
+static void watch_done(void *arg);
+static void watch_job(void *arg)
+{
+    struct server *s = arg;
+    api_watch(s->api);
+    ev_post(s->ev, watch_done, s);
+}
+
+static void on_watch_timer(struct ev_timer *t)
+{
+    struct server *s = container_of(t, struct server, watch);
+    jobs_add_always(s->jobs, watch_job, s);
+}
+
+static void watch_done(void *arg)
+{
+    struct server *s = arg;
+    if (!s->stopping)
+        ev_timer_set(s->ev, &s->watch, WATCH_MS, on_watch_timer);
+}
+
 /* ---- the end ---- */
 static void on_settled(struct ev_timer *t)
 {
@@ -164,6 +183,7 @@ static void on_signal(void *ctx, int signo)
     s->draining = 3;
     ev_timer_stop(&s->recover);
     ev_timer_stop(&s->expire);
+    ev_timer_stop(&s->watch);
     api_draining(s->api);
     park_drain(s->park);
     http_server_drain(s->http, s->s.drain_ms, part_drained, s);
@@ -182,11 +202,10 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    if (s->mcp)
+        mcp_use_vault(s->mcp, NULL);
+    vault_free(s->vault);       /* before the client whose connections it uses */
     mcp_free(s->mcp);
-    vault_free(s->vault);
-    if (s->vault_fetch)
-        fetch_free(s->vault_fetch);
-    reach_free(s->reach);
     hub_free(s->hub);
     park_free(s->park);
     api_free(s->api);
@@ -239,16 +258,6 @@ static int make_models(struct server *s, struct err *e)
     return model_registry_new(s->ev, s->fetch, &mc, &s->models, e);
 }
 
-/* The vaults' requests go where the MCP client's may go, and the same ways. */
-static int make_vault(struct server *s, const struct mcp_conf *mc, struct err *e)
-{
-    struct fetch_conf fc = { .ca_file = mc->ca_file, .proxy = mc->proxy ? mc->proxy : "", .user_agent = "outwork/" OUTWORK_VERSION };
-    TRY(fetch_new(s->ev, &fc, &s->vault_fetch, e));
-    TRY(reach_new(mc, &s->reach, e));
-    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = s->vault_fetch, .seal = s->seal, .reach = reach_of(s->reach) };
-    return vault_new(&vc, &s->vault, e);
-}
-
 static int make_mcp(struct server *s, struct err *e)
 {
     struct mcp_conf mc = {
@@ -257,16 +266,18 @@ static int make_mcp(struct server *s, struct err *e)
         .private_ok = (const char *const *)s->s.mcp_private_ok.item, .n_private_ok = s->s.mcp_private_ok.n,
         .ca_file = s->s.mcp_ca_file, .proxy = s->s.mcp_proxy, .tunnel_domain = s->s.tunnel_domain,
         .edges = (const char *const *)s->s.tunnel_edges.item, .n_edges = s->s.tunnel_edges.n,
-        .edge_ca_file = s->s.tunnel_edge_ca_file, .edge_cert_file = s->s.tunnel_edge_cert_file, .edge_key_file = s->s.tunnel_edge_key_file,
+        .edge_ca_file = s->s.tunnel_edge_ca, .edge_cert_file = s->s.tunnel_edge_cert, .edge_key_file = s->s.tunnel_edge_key,
     };
     if ((mc.edge_cert_file != NULL) != (mc.edge_key_file != NULL))
-        return err_set(e, RC_INVALID, "tunnel.edge-cert-file and tunnel.edge-key-file go together");
+        return err_set(e, RC_INVALID, "tunnel.edge-cert and tunnel.edge-key go together");
     for (size_t i = 0; i < mc.n_edges; i++)
         if (strncmp(mc.edges[i], "https://", 8) != 0)
-            return err_set(e, RC_INVALID, "tunnel.edges: '%s' must begin with https://", mc.edges[i]);
-    TRY(make_vault(s, &mc, e));
-    mc.vault = s->vault;
-    return mcp_new(&mc, &s->mcp, e);
+            return err_set(e, RC_INVALID, "tunnel.edge: '%s' must begin with https://", mc.edges[i]);
+    TRY(mcp_new(&mc, &s->mcp, e));
+    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = mcp_fetch(s->mcp), .seal = s->seal, .reach = mcp_reach(s->mcp) };
+    TRY(vault_new(&vc, &s->vault, e));
+    mcp_use_vault(s->mcp, s->vault);
+    return RC_OK;
 }
 
 static int make_parts(struct server *s, struct err *e)
@@ -282,6 +293,7 @@ static int make_parts(struct server *s, struct err *e)
     struct api_conf ac = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
+        .tunnel_domain = s->s.tunnel_domain,
     };
     TRY(api_new(&ac, &s->api, e));
     s->store->ops->on_note(s->store, on_note, s);
@@ -345,6 +357,7 @@ static int server_start(struct server *s, struct err *e)
     TRY(loop_recover(s->loop, e));
     ev_timer_set(s->ev, &s->recover, RECOVER_MS, on_recover_timer);
     ev_timer_set(s->ev, &s->expire, EXPIRE_MIN_MS, on_expire_timer);
+    ev_timer_set(s->ev, &s->watch, 0, on_watch_timer);
     log_info("server.ready", "address=%s data=%s model=%s version=%s", where, s->s.data, model_providers[s->s.model_provider], OUTWORK_VERSION);
     return RC_OK;
 }

@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/str.h"
 #include "ev/ev.h"
@@ -152,7 +153,9 @@ int tls_ctx_client(const struct tls_conf *c, struct tls_ctx **ret, struct err *e
 {
     struct tls_ctx *x = NULL;
     TRY(ctx_new(TLS_client_method(), c, &x, e));
-    int ok = c->ca_file ? SSL_CTX_load_verify_file(x->ssl, c->ca_file) : SSL_CTX_set_default_verify_paths(x->ssl);
+    int ok = c->ca_file ? SSL_CTX_load_verify_file(x->ssl, c->ca_file) : 1;
+    if (ok == 1 && (!c->ca_file || c->system_cas))
+        ok = SSL_CTX_set_default_verify_paths(x->ssl);
     if (ok != 1) {
         (void)ssl_err(e, RC_INVALID, c->ca_file ? c->ca_file : "the system's store");
         tls_ctx_free(x);
@@ -169,6 +172,29 @@ void tls_ctx_free(struct tls_ctx *c)
         return;
     SSL_CTX_free(c->ssl);
     free(c);
+}
+
+static bool asn1_ms(const ASN1_TIME *t, int64_t *ret)
+{
+    struct tm tm = { 0 };
+    if (!t || ASN1_TIME_to_tm(t, &tm) != 1)
+        return false;
+    *ret = (int64_t)timegm(&tm) * 1000;
+    return true;
+}
+
+bool tls_ctx_validity(const struct tls_ctx *c, int64_t *ret_not_before_ms, int64_t *ret_not_after_ms)
+{
+    const X509 *x = SSL_CTX_get0_certificate(c->ssl);
+    return x && asn1_ms(X509_get0_notBefore(x), ret_not_before_ms) && asn1_ms(X509_get0_notAfter(x), ret_not_after_ms);
+}
+
+bool tls_ctx_covers(const struct tls_ctx *c, const char *host)
+{
+    X509 *x = SSL_CTX_get0_certificate(c->ssl);
+    bool ok = x && X509_check_host(x, host, 0, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, NULL) == 1;
+    ERR_clear_error();
+    return ok;
 }
 
 /* Over `fd`, or over `io` when it is given. */
@@ -336,4 +362,21 @@ int tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n, unsigned *r
         return err_set(e, RC_INVALID, "TLS write of nothing");
     int r = SSL_write_ex(t->ssl, p, n, ret_n);
     return r == 1 ? RC_OK : result(t, r, errno, "TLS write", ret_want, e);
+}
+
+int tls_shutdown(struct tls *t, unsigned *ret_want, struct err *e)
+{
+    ERR_clear_error();
+    errno = 0;
+    if (!(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN)) {
+        int r = SSL_shutdown(t->ssl);       /* 0: sent, the peer's has not come yet */
+        if (r < 0)
+            return result(t, r, errno, "TLS shutdown", ret_want, e);
+    }
+    return RC_OK;
+}
+
+void tls_cut(struct tls *t)
+{
+    SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 }

@@ -123,8 +123,8 @@ class Rig:
         self.edges = [Edge(tmp, self.outer, self.gateway) for _ in range(edges)]
         client = certs.leaf(self.outer, "server.example.com", client=True)
         client.write(tmp / "client.pem")
-        self.world = fresh(server_args=["--tunnel-domain", "tunnel.example.com", *(a for e in self.edges for a in ("--tunnel-edges", f"https://127.0.0.1:{e.port}")),
-                                        "--tunnel-edge-ca-file", str(tmp / "edge-ca.pem"), "--tunnel-edge-cert-file", str(tmp / "client.pem"), "--tunnel-edge-key-file", str(tmp / "client.pem")])
+        self.world = fresh(server_args=["--tunnel-domain", "tunnel.example.com", *(a for e in self.edges for a in ("--tunnel-edge", f"https://127.0.0.1:{e.port}")),
+                                        "--tunnel-edge-ca", str(tmp / "edge-ca.pem"), "--tunnel-edge-cert", str(tmp / "client.pem"), "--tunnel-edge-key", str(tmp / "client.pem")])
         self.sql("INSERT INTO tunnels VALUES('tnl_1', ?, NULL, ?, 1, NULL)", workspace, DOMAIN)
         for i in range(authorities):
             self.register(i)

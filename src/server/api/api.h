@@ -25,9 +25,11 @@ struct api_conf {
     const char *public_url;              /* base URL told to workers, or NULL */
     const char *organization_id, *workspace_id;
     int64_t lease_ms;                    /* default lease of a work item */
+    const char *tunnel_domain;           /* new tunnels lie below it; NULL: none can be made */
 };
 MUST_CHECK int api_new(const struct api_conf *c, struct api **ret, struct err *e);
 void api_free(struct api *a);
+void api_watch(struct api *a);                        /* job: logs what an operator should see in time (certificates about to expire) */
 void api_draining(struct api *a);                     /* /readyz says no from now on. Any thread. */
 /* For struct http_server_conf; ctx = struct api. */
 void api_request(void *ctx, struct http_req *r);

@@ -23,7 +23,11 @@
 #define CALL_TAKEN 1                     /* a handler's result: request and call are somebody else's now (stream, park); touch nothing */
 
 struct call;
-enum { WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, NEEDS_BETA = 8, IS_STREAM = 16, SECRET_BODY = 32 /* no error may quote it */ };
+enum {
+    WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, IS_STREAM = 16, WHO_EDGE_KEY = 32,
+    BETA_AGENTS = 8, BETA_TUNNELS = 64, BETA_ORG_TUNNELS = 128,          /* a value of this family in anthropic-beta (call.c) */
+    SECRET_BODY = 256,                                                   /* no error may quote it */
+};
 struct route {
     enum http_method method;
     const char *path;                    /* "/v1/agents/{agent_id}"; a literal beats a parameter */
@@ -100,6 +104,14 @@ MUST_CHECK int call_session(struct call *c, struct store_session *ret);
 MUST_CHECK int call_environment(struct call *c, struct store_environment *ret);
 MUST_CHECK int call_vault(struct call *c, struct store_vault *ret);        /* of param[0] */
 
+/* ---- tunnels.c ---- */
+#define EDGE_TTL_MS 30000                /* an edge that was silent for longer is taken for gone (tunnel/proto.h) */
+MUST_CHECK int call_tunnel(struct call *c, struct store_tunnel *ret);     /* of param[0]; otherwise 404 */
+int tunnel_archived(struct call *c, const char *id);                      /* the refusal */
+const char *tunnel_state(const struct store_tunnel *t);                   /* as in tunnel/proto.h */
+/* ---- tunnel_status.c ---- */
+int tunnels_metrics(struct call *c, struct buf *out);                     /* appends samples of live tunnels and their certificates */
+
 /* ---- views.c: stored rows as API objects, appended as text (stored JSON is never decoded for it) ---- */
 void view_agent(struct buf *out, const struct store_agent *a);
 void view_environment(struct buf *out, const struct store_environment *v);
@@ -109,6 +121,8 @@ void view_work(struct buf *out, const struct store_work *w, const char *secret);
 void view_vault(struct buf *out, const struct store_vault *v);
 void view_credential(struct buf *out, const struct store_credential *c);
 void view_key(struct buf *out, const struct store_key *k, const char *secret);
+void view_tunnel(struct buf *out, const struct store_tunnel *t, bool with_workspace);
+void view_certificate(struct buf *out, const struct store_tunnel_certificate *k);
 void view_deleted(struct buf *out, const char *id, const char *type);
 
 /* ---- vaults.c ---- */
@@ -193,6 +207,27 @@ int keys_revoke(struct call *c);
 int env_keys_list(struct call *c);
 int env_keys_create(struct call *c);
 int env_keys_revoke(struct call *c);
+int edge_keys_list(struct call *c);
+int edge_keys_create(struct call *c);
+int edge_keys_get(struct call *c);
+int edge_keys_revoke(struct call *c);
+int tunnels_list(struct call *c);
+int tunnels_create(struct call *c);
+int tunnels_get(struct call *c);
+int tunnels_archive(struct call *c);
+int tunnels_reveal_token(struct call *c);
+int tunnels_rotate_token(struct call *c);
+int certificates_list(struct call *c);
+int certificates_create(struct call *c);
+int certificates_get(struct call *c);
+int certificates_archive(struct call *c);
+int tunnel_status_list(struct call *c);
+int tunnel_status_get(struct call *c);
+int tunnel_connectors(struct call *c);
+int edges_list(struct call *c);
+int edges_authenticate(struct call *c);
+int edges_heartbeat(struct call *c);
+int edges_route(struct call *c);
 int health_live(struct call *c);
 int health_ready(struct call *c);
 int health_metrics(struct call *c);

@@ -167,18 +167,42 @@ void view_credential(struct buf *out, const struct store_credential *c)
 
 void view_key(struct buf *out, const struct store_key *k, const char *secret)
 {
-    put_id(out, k->id, k->kind == KEY_API ? "api_key" : "environment_key");
+    static const char *const types[] = { [KEY_API] = "api_key", [KEY_ENVIRONMENT] = "environment_key", [KEY_EDGE] = "edge_key" };
+    put_id(out, k->id, types[k->kind]);
     put_string(out, "name", k->name);
     put_string(out, "hint", k->hint);
     if (k->kind == KEY_API)
         put_string(out, "role", auth_role_name(k->role));
-    else
+    if (k->kind == KEY_ENVIRONMENT)
         put_string(out, "environment_id", k->env_id);
     put_time(out, "created_at", k->created_ms);
     put_time(out, "last_used_at", k->last_used_ms);
     put_time(out, "revoked_at", k->revoked_ms);
     if (secret)
         put_string(out, "key", secret);
+    buf_putc(out, '}');
+}
+
+void view_tunnel(struct buf *out, const struct store_tunnel *t, bool with_workspace)
+{
+    put_id(out, t->id, "tunnel");
+    put_string(out, "display_name", t->display_name);
+    put_string(out, "domain", t->domain);
+    if (with_workspace)
+        put_string(out, "workspace_id", t->workspace_id);
+    put_time(out, "created_at", t->created_ms);
+    put_time(out, "archived_at", t->archived_ms);
+    buf_putc(out, '}');
+}
+
+void view_certificate(struct buf *out, const struct store_tunnel_certificate *k)
+{
+    put_id(out, k->id, "tunnel_certificate");
+    put_string(out, "tunnel_id", k->tunnel_id);
+    put_string(out, "fingerprint", k->fingerprint);
+    put_time(out, "expires_at", k->expires_ms);
+    put_time(out, "created_at", k->created_ms);
+    put_time(out, "archived_at", k->archived_ms);
     buf_putc(out, '}');
 }
 
