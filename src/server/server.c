@@ -42,6 +42,7 @@ struct server {
     struct mcp *mcp;
     struct vault *vault;
     struct loop *loop;
+    struct messages *messages;
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
@@ -202,6 +203,7 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    messages_free(s->messages);
     if (s->mcp)
         mcp_use_vault(s->mcp, NULL);
     vault_free(s->vault);       /* before the client whose connections it uses */
@@ -290,8 +292,11 @@ static int make_parts(struct server *s, struct err *e)
     TRY(hub_new(&hc, &s->hub, e));
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
+    struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms };
+    TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .messages = s->messages,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
         .tunnel_domain = s->s.tunnel_domain,
     };

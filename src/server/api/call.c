@@ -246,7 +246,7 @@ static int take_body(struct call *c)
     const struct schema_op *op = c->route->op ? schema_op_find(c->route->op) : NULL;
     if (coding.p && coding.n && !slice_eq_nocase(coding, "identity"))
         return call_fail_code(c, RC_INVALID, "request_body_encoding_unsupported", "content-encoding '%.*s' is not supported", (int)(coding.n > 40 ? 40 : coding.n), coding.p);
-    if (c->route->body_max == 0 || slice_trim(raw).n == 0) {
+    if (c->route->flags & RAW_BODY || c->route->body_max == 0 || slice_trim(raw).n == 0) {
         c->body = json_object();
     } else {
         int rc = js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e);

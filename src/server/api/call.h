@@ -27,6 +27,7 @@ enum {
     WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, IS_STREAM = 16, WHO_EDGE_KEY = 32,
     BETA_AGENTS = 8, BETA_TUNNELS = 64, BETA_ORG_TUNNELS = 128,          /* a value of this family in anthropic-beta (call.c) */
     SECRET_BODY = 256,                                                   /* no error may quote it */
+    RAW_BODY = 512,                                                      /* not decoded here: the handler reads it */
 };
 struct route {
     enum http_method method;
@@ -198,6 +199,8 @@ int credentials_update(struct call *c);
 int credentials_archive(struct call *c);
 int credentials_delete(struct call *c);
 int credentials_validate(struct call *c);
+int messages_create(struct call *c);
+int messages_count(struct call *c);
 int models_list(struct call *c);
 int models_get(struct call *c);
 int keys_list(struct call *c);

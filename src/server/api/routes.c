@@ -23,6 +23,9 @@ const struct route routes[] = {
     { HTTP_GET,    "/v1/models",                                            U,         0,                             0,                 models_list,          "beta_models_list" },
     { HTTP_GET,    "/v1/models/{model_id}",                                 U,         0,                             0,                 models_get,           NULL },
 
+    { HTTP_POST,   "/v1/messages",                                          U,         RAW_BODY,                      JS_BODY_MAX,       messages_create,      NULL },
+    { HTTP_POST,   "/v1/messages/count_tokens",                             U,         RAW_BODY,                      JS_BODY_MAX,       messages_count,       NULL },
+
     { HTTP_GET,    "/v1/agents",                                            U,         B,                             0,                 agents_list,          "beta_agents_list" },
     { HTTP_POST,   "/v1/agents",                                            D,         B,                             ROUTE_BODY_AGENT,  agents_create,        "beta_agents_create" },
     { HTTP_GET,    "/v1/agents/{agent_id}",                                 U,         B,                             0,                 agents_get,           "beta_agents_retrieve" },

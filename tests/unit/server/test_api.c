@@ -269,10 +269,11 @@ static void test_agent_refusals(void **state)
     static const struct { const char *body, *words; } t[] = {
         { "{\"name\":\"a\",\"model\":\"unknown\"}", "no provider" },
         { "{\"name\":\"a\",\"model\":{\"id\":\"m1\",\"inference_geo\":\"us\"}}", "inference_geo" },
-        { "{\"name\":\"a\",\"model\":\"m1\",\"mcp_servers\":[{\"type\":\"url\",\"name\":\"n\",\"url\":\"u\"}]}", "mcp_servers: not served yet" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"mcp_servers\":[{\"type\":\"url\",\"name\":\"n\",\"url\":\"u\"}]}", "mcp_servers.0.url" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"mcp_servers\":[{\"type\":\"url\",\"name\":\"n\",\"url\":\"https://m.example/mcp\"}]}", "n" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"skills\":[{\"type\":\"custom\",\"skill_id\":\"s\"}]}", "skills: not served yet" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"multiagent\":{\"type\":\"coordinator\",\"agents\":[\"x\"]}}", "multiagent: not served yet" },
-        { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"mcp_toolset\",\"mcp_server_name\":\"n\"}]}", "tools.0.type: 'mcp_toolset'" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"mcp_toolset\",\"mcp_server_name\":\"n\"}]}", "tools.0.mcp_server_name" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"execution_identity\":{\"type\":\"aws_role\",\"role_arn\":\"r\"}}", "execution_identity" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\"},{\"type\":\"agent_toolset_20260401\"}]}", "tools.1" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\",\"configs\":[{\"name\":\"bash\"},{\"name\":\"bash\"}]}]}", "tools.0.configs.1" },
