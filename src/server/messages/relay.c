@@ -27,7 +27,7 @@ static void over(struct relay *y)
 {
     struct exchange *x = y->x;
     relay_free(y);
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 static void cancel(struct exchange *x)
@@ -157,7 +157,7 @@ static void on_done(void *ctx, int rc, int status, const struct buf *body, const
     over(y);
 }
 
-void relay_start(struct exchange *x)
+void messages_relay_start(struct exchange *x)
 {
     struct relay *y = xcalloc(1, sizeof *y);
     struct down_events events = { .on_gone = on_gone, .on_room = on_room, .ctx = y };
