@@ -206,7 +206,7 @@ static void server_free(struct server *s)
     messages_free(s->messages);
     if (s->mcp)
         mcp_use_vault(s->mcp, NULL);
-    vault_free(s->vault);
+    vault_free(s->vault);       /* before the client whose connections it uses */
     mcp_free(s->mcp);
     hub_free(s->hub);
     park_free(s->park);
@@ -295,7 +295,7 @@ static int make_parts(struct server *s, struct err *e)
     struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms };
     TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
         .messages = s->messages,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
         .tunnel_domain = s->s.tunnel_domain,

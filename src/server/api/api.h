@@ -13,6 +13,7 @@
 #include "server/loop/loop.h"
 #include "server/messages/messages.h"
 #include "server/model/model.h"
+#include "server/vault/vault.h"
 #include "server/work/park.h"
 #include "store/store.h"
 
@@ -20,6 +21,7 @@ struct api;
 struct api_conf {
     struct ev *ev; struct jobs *jobs; struct store *store; struct loop *loop; struct model_registry *models;
     const struct seal_ring *seal;        /* seals the secrets of vaults and tunnels */
+    struct vault *vault;                 /* validates credentials; NULL: that is not served */
     struct hub *hub; struct park *park; struct messages *messages;
     const char *public_url;              /* base URL told to workers, or NULL */
     const char *organization_id, *workspace_id;

@@ -249,7 +249,9 @@ static int take_body(struct call *c)
     if (c->route->flags & RAW_BODY || c->route->body_max == 0 || slice_trim(raw).n == 0) {
         c->body = json_object();
     } else {
-        TRY(js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e));
+        int rc = js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e);
+        if (rc < 0)
+            return c->route->flags & SECRET_BODY ? call_fail(c, rc, "body: invalid JSON, or too large") : rc;
         if (!json_is_object(c->body))
             return call_fail(c, RC_INVALID, "body: expected an object");
     }
