@@ -38,9 +38,13 @@ def test_bytes_both_ways_and_orderly_ends(world):
     s = edge.connect(HOST)
     for n in (1, 100, 16384, 16385, 1_000_000):
         s.echo(b"a" * n)
-    s.close()
+    s.end()
     wait_for(lambda: backend.open == 0, why="the end has crossed")
-    assert backend.ended == ["eof"]
+    cut = edge.connect(HOST)
+    cut.echo(b"x")
+    cut.close()
+    wait_for(lambda: len(backend.ended) == 2, why="the cut has crossed")
+    assert backend.ended == ["eof", "ConnectionResetError"]
     wait_for(lambda: gw.streams() == 0 and edge.metric("outwork_edge_relays") == 0, why="nothing is left")
     client = gw.lines("open")[0].split()
     assert client[1] == f"{HOST}:443" and client[2].startswith("127.0.0.1:") and client[3] == "0"
