@@ -57,7 +57,7 @@ static void on_request(void *ctx, struct http_req *r)
     }
 }
 
-int admin_new(struct edge *e, struct admin **ret, struct err *err)
+int edge_admin_new(struct edge *e, struct admin **ret, struct err *err)
 {
     if (!e->set.admin_listen)
         return RC_OK;
@@ -88,7 +88,7 @@ const char *admin_address(const struct admin *a)
     return a ? a->address : "";
 }
 
-void admin_free(struct admin *a)
+void edge_admin_free(struct admin *a)
 {
     if (!a)
         return;

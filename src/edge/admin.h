@@ -3,6 +3,6 @@
 
 #include "edge/ctx.h"
 
-MUST_CHECK int admin_new(struct edge *e, struct admin **ret, struct err *err);       /* RC_OK with NULL when admin.listen is not set */
-void admin_free(struct admin *a);
+MUST_CHECK int edge_admin_new(struct edge *e, struct admin **ret, struct err *err);       /* RC_OK with NULL when admin.listen is not set */
+void edge_admin_free(struct admin *a);
 const char *admin_address(const struct admin *a);    /* "" when off */

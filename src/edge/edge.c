@@ -66,7 +66,7 @@ static void edge_free(struct edge *e)
 {
     ev_timer_stop(&e->drain_end);
     ev_timer_stop(&e->drain_look);
-    admin_free(e->admin);
+    edge_admin_free(e->admin);
     calls_end(e);
     splices_end(e);
     passes_end(e);
@@ -227,7 +227,7 @@ static int open_doors(struct edge *e, struct err *err)
     TRY(open_door(e, &provider, s->provider_listen, &e->provider_door, err));
     TRY(open_door(e, &peer, s->peer_listen, &e->peer_door, err));
     TRY(open_door(e, &plain, s->passthrough_listen, &e->passthrough_door, err));
-    return admin_new(e, &e->admin, err);
+    return edge_admin_new(e, &e->admin, err);
 }
 
 static void raise_fd_limit(const struct edge *e)

@@ -51,13 +51,15 @@ static void test_permissions(void **state)
         bool open = r->flags & WHO_ANYONE, health = strcmp(r->path, "/healthz") == 0 || strcmp(r->path, "/readyz") == 0 || strcmp(r->path, "/metrics") == 0;
         assert_int_equal(open, health);
         if (!open && r->role == ROLE_NONE)
-            assert_true(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN));
+            assert_true(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN | WHO_EDGE_KEY));
         if (r->method == HTTP_GET)
             assert_int_equal(r->body_max, 0);
         else
             assert_true(r->body_max > 0);
+        bool edges = strncmp(r->path, "/outwork/v1/edges/", 18) == 0;        /* what edges ask: with their own kind of key, and nothing else with it */
+        assert_int_equal(edges, (r->flags & WHO_EDGE_KEY) != 0);
         if (strncmp(r->path, "/outwork/", 9) == 0) {
-            assert_int_equal(r->role, ROLE_ADMIN);
+            assert_int_equal(r->role, edges ? ROLE_NONE : r->method == HTTP_GET && strncmp(r->path, "/outwork/v1/tunnels", 19) == 0 ? ROLE_USER : ROLE_ADMIN);
             assert_int_equal(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN), 0);
         }
         if (r->method != HTTP_GET && strstr(r->path, "/v1/agents"))
