@@ -29,8 +29,9 @@ struct door {
     char address[NET_ADDR_TEXT];
     struct ev_io io;
     struct ev_timer pause, turns;
-    struct list guests, waiting;        /* waiting: guests whose handshake can go on */
+    struct list guests, young, waiting; /* young: the fresh ones, oldest first; waiting: guests whose handshake can go on */
     size_t conns, fresh, n_guests;
+    bool starved;                       /* out of descriptors or memory */
 };
 
 static void on_guest(struct ev_io *io, unsigned got);
@@ -49,8 +50,10 @@ static bool room(const struct door *d)
 
 static void reopen(struct door *d)
 {
-    if (d->io.ev && !ev_timer_armed(&d->pause) && room(d))
+    if (d->io.ev && !d->starved && room(d)) {
+        ev_timer_stop(&d->pause);
         ev_io_want(&d->io, EV_READ);
+    }
 }
 
 static void no_longer_fresh(struct guest *g)
@@ -58,6 +61,7 @@ static void no_longer_fresh(struct guest *g)
     if (!g->fresh)
         return;
     g->fresh = false;
+    list_del(&g->young);
     source_known(g->source);
     g->door->fresh--;
     metric_add(&stat_handshakes_open, -1);
@@ -142,7 +146,9 @@ static void welcome(struct door *d, int fd, const struct net_addr *peer)
     net_addr_format(peer, g->peer_text);
     buf_init(&g->in, d->c.in_max);
     buf_init(&g->out, OUT_MAX);
+    g->since_ms = ev_now_ms(d->c.ev);
     list_init(&g->turn);
+    list_add_tail(&d->young, &g->young);
     list_add_tail(&d->guests, &g->node);
     d->n_guests++;
     d->conns++;
@@ -159,7 +165,33 @@ static void welcome(struct door *d, int fd, const struct net_addr *peer)
 
 static void on_accept_again(struct ev_timer *t)
 {
-    reopen(container_of(t, struct door, pause));
+    struct door *d = container_of(t, struct door, pause);
+    d->starved = false;
+    ev_io_want(&d->io, EV_READ);
+}
+
+static void pause_accept(struct door *d)
+{
+    ev_io_want(&d->io, 0);              /* the next ones wait in the backlog */
+    ev_timer_set(d->c.ev, &d->pause, ACCEPT_PAUSE_MS, on_accept_again);
+}
+
+/* Connections that say nothing must not keep others out: somebody who holds all places has to come anew for each of them all the time. One whose handshake
+ * waits for its turn here is not to blame. */
+static bool make_room(struct door *d)
+{
+    if (d->conns >= d->c.conns_max)
+        return false;
+    list_foreach (g, &d->young, struct guest, young) {
+        if (ev_now_ms(d->c.ev) - g->since_ms < DOOR_PATIENCE_MS)
+            return false;
+        if (list_empty(&g->turn)) {
+            stats_refused(REFUSE_SLOW);
+            close_guest(g);
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool concerns_one(int err)      /* accept(2): errors of the connection, not of the listener */
@@ -173,8 +205,8 @@ static void on_accept(struct ev_io *io, unsigned got)
     (void)got;
     struct door *d = container_of(io, struct door, io);
     for (int i = 0; i < DOOR_ACCEPT_TURN; i++) {
-        if (!room(d)) {
-            ev_io_want(io, 0);                      /* the next ones wait in the backlog */
+        if (!room(d) && !make_room(d)) {
+            pause_accept(d);
             return;
         }
         struct net_addr peer = { .len = sizeof peer.ss };
@@ -184,8 +216,8 @@ static void on_accept(struct ev_io *io, unsigned got)
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             return;
         } else if (!concerns_one(errno)) {
-            ev_io_want(io, 0);
-            ev_timer_set(d->c.ev, &d->pause, ACCEPT_PAUSE_MS, on_accept_again);
+            d->starved = true;
+            pause_accept(d);
             return;
         }
     }
@@ -198,6 +230,7 @@ int door_new(const struct door_conf *c, struct door **ret, struct err *e)
     d->c = *c;
     list_init(&d->guests);
     list_init(&d->waiting);
+    list_init(&d->young);
     int rc = net_addr_parse(c->listen, &want, e);
     if (rc == RC_OK)
         rc = net_listen(&want, &d->fd, &bound, e);

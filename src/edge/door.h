@@ -14,6 +14,7 @@
 
 #define DOOR_ACCEPT_TURN 16              /* connections taken from one listener before others are looked at */
 #define DOOR_HANDSHAKE_TURN 4            /* handshake steps (public-key work) of one listener per turn of the loop: streams come in between */
+#define DOOR_PATIENCE_MS 1000            /* at the limit of unfinished handshakes, the oldest that has kept us waiting for so long makes room for the next one */
 #define DOOR_LINGER_MS 2000              /* after a refusal: time for the client to read it */
 
 struct door;
@@ -45,7 +46,8 @@ struct guest {
     size_t seen;                         /* of `in`: looked at by the parser */
     void *ctx;                           /* the holder's */
     /* private */
-    struct list node, turn;
+    struct list node, turn, young;
+    int64_t since_ms;
     int state, fd;
     struct tls *tls;
     struct ev_io io;

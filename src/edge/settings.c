@@ -39,7 +39,7 @@ static const struct conf_key keys[] = {
       .help = "Of them from one address (IPv6: one /64), on the gateways' and the passthrough listener." },
     { .name = "max-provider-connections-per-source", .type = CONF_INT, .field = F(max_provider_per_source), .dflt = "20000", .min = "1", .max = "1000000", .arg = "N",
       .help = "The same on the providers' and the peers' listener." },
-    { .name = "max-handshakes", .type = CONF_INT, .field = F(max_fresh), .dflt = "256", .min = "1", .max = "100000", .arg = "N",
+    { .name = "max-handshakes", .type = CONF_INT, .field = F(max_fresh), .dflt = "512", .min = "1", .max = "100000", .arg = "N",
       .help = "Connections of one listener that have not said yet what they want; the next ones wait in the kernel." },
     { .name = "max-handshakes-per-source", .type = CONF_INT, .field = F(max_fresh_per_source), .dflt = "128", .min = "1", .max = "100000", .arg = "N",
       .help = "Of them from one address; more are closed." },

@@ -2,11 +2,9 @@
  * the bytes as they cross. Usage: tunnel-accept EDGE_PORT CA_FILE CONNECTOR CONNECTIONS TO_PORT [refuse=STATUS] [silent] ; the token is in TUNNEL_TOKEN.
  * Prints one line an event: "up I", "refused I STATUS RETRY_AFTER", "goaway I", "end I WHY", "open AUTHORITY CLIENT FORWARDED", "closed N STREAMS". Ends when all
  * connections have ended. `silent`: streams are taken and never answered. */
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/buf.h"
 #include "base/list.h"
@@ -17,13 +15,12 @@
 #include "tls/tls.h"
 #include "tunnel/link.h"
 #include "tunnel/proto.h"
-
-#define PIECE 16384
+#include "tunnel/relay.h"
 
 static struct { struct ev *ev; struct tls_ctx *tls; struct link_budget budget; const char *connector; uint16_t port, to; int64_t left, n_streams, refuse; bool silent; } t;
 
 struct conn { int index, fd; struct tls *tls; struct ev_io io; struct buf in, out; struct link *link; bool up; };
-struct pipe { struct link_stream *s; struct net_connect *connect; int fd; struct ev_io io; struct ev_timer kick; bool open, up_end, down_end; };
+struct pipe { struct link_stream *s; struct net_connect *connect; struct relay *relay; };
 
 static void gone(struct conn *c, const char *why)
 {
@@ -40,89 +37,31 @@ static void gone(struct conn *c, const char *why)
 static void pipe_free(struct pipe *p)
 {
     net_connect_cancel(TAKE(p->connect));
-    ev_io_stop(&p->io);
-    ev_timer_stop(&p->kick);
+    relay_free(p->relay);
     link_stream_free(p->s);
-    if (p->fd >= 0)
-        (void)close(p->fd);
     free(p);
     printf("closed %lld\n", (long long)--t.n_streams);
 }
 
-static void pump(struct pipe *p)
-{
-    unsigned want = 0;
-    if (!p->open)
-        return;
-    for (struct slice b; (b = link_peek(p->s)).n > 0;) {
-        ssize_t n = send(p->fd, b.p, b.n, MSG_NOSIGNAL);
-        if (n < 0 && errno == EAGAIN) {
-            want |= EV_WRITE;
-            break;
-        }
-        if (n < 0) {
-            pipe_free(p);
-            return;
-        }
-        link_consume(p->s, (size_t)n);
-    }
-    if (!p->down_end && link_eof(p->s)) {
-        p->down_end = true;
-        (void)shutdown(p->fd, SHUT_WR);
-    }
-    while (!p->up_end) {
-        size_t room = 0;
-        char *to = link_write_reserve(p->s, PIECE, &room);
-        if (!to)
-            break;
-        ssize_t n = recv(p->fd, to, room, 0);
-        link_write_commit(p->s, n > 0 ? (size_t)n : 0);
-        if (n < 0 && errno == EAGAIN) {
-            want |= EV_READ;
-            break;
-        }
-        if (n < 0) {
-            pipe_free(p);
-            return;
-        }
-        if (n == 0) {
-            p->up_end = true;
-            link_shutdown(p->s);
-        }
-    }
-    if (p->up_end && p->down_end)
-        pipe_free(p);
-    else
-        ev_io_want(&p->io, want);
-}
-
-static void on_pipe_io(struct ev_io *io, unsigned got)
-{
-    struct pipe *p = container_of(io, struct pipe, io);
-    if (got == EV_HUP && !p->up_end)
-        pipe_free(p);
-    else
-        pump(p);
-}
-
-static void on_stream(void *ctx, struct link_stream *s) { (void)s; pump(ctx); }
 static void on_stream_close(void *ctx, struct link_stream *s, const struct err *why) { (void)s, (void)why; pipe_free(ctx); }
-static const struct link_stream_ops stream_ops = { .on_readable = on_stream, .on_writable = on_stream, .on_close = on_stream_close };
+static const struct link_stream_ops waiting_ops = { .on_close = on_stream_close };
+static void on_relay_done(void *ctx, const struct relay_result *r) { (void)r; pipe_free(ctx); }
 
 static void on_target(void *ctx, int fd, const struct err *e)
 {
     struct pipe *p = ctx;
+    struct err why;
     p->connect = NULL;
-    p->fd = fd;
-    if (fd < 0 || ev_io_start(t.ev, &p->io, fd, EV_READ, on_pipe_io) < 0) {
-        fprintf(stderr, "%s\n", e ? e->msg : "register");
-        link_reply(p->s, 502);
-        pipe_free(p);
+    const struct relay_end target = { .fd = fd }, stream = { .stream = p->s };
+    link_reply(p->s, fd < 0 ? 502 : 200);
+    if (fd >= 0 && relay_new(t.ev, &stream, &target, on_relay_done, p, &p->relay, &why) == RC_OK) {
+        p->s = NULL;
         return;
     }
-    p->open = true;
-    link_reply(p->s, 200);
-    pump(p);
+    fprintf(stderr, "%s\n", fd < 0 ? e->msg : why.msg);
+    if (fd >= 0)
+        (void)close(fd);
+    pipe_free(p);
 }
 
 static void on_open(void *ctx, struct link *l, struct link_stream *s, const struct link_open *o)
@@ -135,9 +74,8 @@ static void on_open(void *ctx, struct link *l, struct link_stream *s, const stru
     }
     struct pipe *p = xcalloc(1, sizeof *p);
     p->s = s;
-    p->fd = -1;
     t.n_streams++;
-    link_stream_attach(s, &stream_ops, p);
+    link_stream_attach(s, &waiting_ops, p);
     if (!t.silent)
         p->connect = net_connect_start(t.ev, "127.0.0.1", t.to, 10000, on_target, p);
 }

@@ -320,7 +320,12 @@ class Stream:
         except (ssl.SSLError, OSError) as e:
             return str(e) or type(e).__name__
 
+    def end(self):
+        """Says good-bye, as TLS has it, and hears the same."""
+        self.sock.unwrap().close()
+
     def close(self):
+        """Just goes: without a word of TLS that is a cut."""
         self.sock.close()
 
 
