@@ -51,14 +51,23 @@ static void test_permissions(void **state)
         bool open = r->flags & WHO_ANYONE, health = strcmp(r->path, "/healthz") == 0 || strcmp(r->path, "/readyz") == 0 || strcmp(r->path, "/metrics") == 0;
         assert_int_equal(open, health);
         if (!open && r->role == ROLE_NONE)
-            assert_true(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN));
+            assert_true(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN | WHO_EDGE_KEY));
         if (r->method == HTTP_GET)
             assert_int_equal(r->body_max, 0);
         else
             assert_true(r->body_max > 0);
         if (strncmp(r->path, "/outwork/", 9) == 0) {
-            assert_int_equal(r->role, ROLE_ADMIN);
+            bool edge = strncmp(r->path, "/outwork/v1/edges/", 18) == 0, status = strncmp(r->path, "/outwork/v1/tunnels", 19) == 0;
+            assert_int_equal(r->role, edge ? ROLE_NONE : status ? ROLE_USER : ROLE_ADMIN);
             assert_int_equal(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN), 0);
+            assert_int_equal(!!(r->flags & WHO_EDGE_KEY), edge);
+            assert_true(!status || r->method == HTTP_GET);
+        } else {
+            assert_int_equal(r->flags & WHO_EDGE_KEY, 0);
+        }
+        if (strncmp(r->path, "/v1/tunnels", 11) == 0 || strncmp(r->path, "/v1/organizations/tunnels", 25) == 0) {
+            assert_int_equal(r->role, r->method == HTTP_GET ? ROLE_USER : ROLE_ADMIN);      /* "Manage tunnels", tunnels.md 2.6 */
+            assert_true(r->flags & (BETA_TUNNELS | BETA_ORG_TUNNELS));
         }
         if (r->method != HTTP_GET && strstr(r->path, "/v1/agents"))
             assert_true(r->role >= ROLE_DEVELOPER);
