@@ -13,7 +13,7 @@
 #define METRICS_MAX (4 * MIB)
 #define CONNS_MAX 64
 
-struct admin { const struct admin_ops *ops; void *ctx; struct http_server *server; };
+struct gateway_admin { const struct gateway_admin_ops *ops; void *ctx; struct http_server *server; };
 
 static void reply(struct http_req *r, int status, const char *text)
 {
@@ -27,7 +27,7 @@ static void reply(struct http_req *r, int status, const char *text)
 
 static void on_request(void *ctx, struct http_req *r)
 {
-    struct admin *a = ctx;
+    struct gateway_admin *a = ctx;
     struct slice path = http_req_path(r);
     enum http_method m = http_req_head(r)->method;
     char why[256] = "", line[300];
@@ -52,14 +52,14 @@ static void on_request(void *ctx, struct http_req *r)
     }
 }
 
-int admin_start(struct ev *ev, const char *listen, const struct admin_ops *ops, void *ctx, struct admin **ret, struct err *e)
+int gateway_admin_start(struct ev *ev, const char *listen, const struct gateway_admin_ops *ops, void *ctx, struct gateway_admin **ret, struct err *e)
 {
     struct net_addr at, bound;
     char text[NET_ADDR_TEXT];
     int fd = -1;
     TRY(net_addr_parse(listen, &at, e));
     TRY(net_listen(&at, &fd, &bound, e));
-    struct admin *a = xcalloc(1, sizeof *a);
+    struct gateway_admin *a = xcalloc(1, sizeof *a);
     struct http_server_conf c = { .limits = http_limits_default, .on_request = on_request, .ctx = a };
     c.limits.conns_max = CONNS_MAX;
     a->ops = ops;
@@ -76,7 +76,7 @@ int admin_start(struct ev *ev, const char *listen, const struct admin_ops *ops, 
     return RC_OK;
 }
 
-void admin_free(struct admin *a)
+void gateway_admin_free(struct gateway_admin *a)
 {
     if (!a)
         return;

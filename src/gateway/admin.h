@@ -4,11 +4,11 @@
 #include "base/err.h"
 #include "ev/ev.h"
 
-struct admin;
-struct admin_ops {
+struct gateway_admin;
+struct gateway_admin_ops {
     bool (*ready)(void *ctx, char why[256]);     /* why not, one line */
     void (*refresh)(void *ctx);                  /* sets the gauges, before they are written */
 };
 /* `listen`: "127.0.0.1:9090". */
-MUST_CHECK int admin_start(struct ev *ev, const char *listen, const struct admin_ops *ops, void *ctx, struct admin **ret, struct err *e);
-void admin_free(struct admin *a);        /* NULL is fine */
+MUST_CHECK int gateway_admin_start(struct ev *ev, const char *listen, const struct gateway_admin_ops *ops, void *ctx, struct gateway_admin **ret, struct err *e);
+void gateway_admin_free(struct gateway_admin *a);        /* NULL is fine */

@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "base/str.h"
 #include "gateway/carrier_link.h"
+#include "gateway/egress.h"
 #include "http/parse.h"
 #include "log/log.h"
 #include "metrics/metrics.h"
@@ -30,7 +31,8 @@ struct slot {
     struct dialler *d;
     size_t index, attempt;
     enum slot_state state;
-    struct net_connect *dial;
+    struct net_connect *dial;            /* one of these while SLOT_DIAL */
+    struct egress_dial *egress;
     int fd;
     struct tls *tls;
     struct ev_io io;
@@ -46,7 +48,7 @@ struct dialler {
     struct ev *ev;
     struct front *front;
     struct edge *edge; size_t n_edges;
-    char *token_file;
+    char *token_file, *proxy, *no_proxy;
     struct secret *token;
     struct tls_ctx *tls;
     struct link_budget budget;
@@ -70,6 +72,7 @@ static void on_wait(struct ev_timer *t)
 static void drop(struct slot *s)
 {
     net_connect_cancel(TAKE(s->dial));
+    egress_cancel(TAKE(s->egress));
     ev_timer_stop(&s->timer);
     ev_io_stop(&s->io);
     tls_free(TAKE(s->tls));
@@ -383,6 +386,7 @@ static void on_dialled(void *ctx, int fd, const struct err *why)
     struct slot *s = ctx;
     struct err e = { 0 };
     s->dial = NULL;
+    s->egress = NULL;
     if (fd < 0) {
         fail(s, 0, why);
         return;
@@ -423,7 +427,10 @@ static void begin(struct slot *s)
     s->edge = d->edge[at % d->n_edges];
     s->state = SLOT_DIAL;
     metric_add(&m_dials, 1);
-    s->dial = net_connect_opts(d->ev, s->edge.host, s->edge.port, &o, on_dialled, s);
+    if (d->proxy)
+        s->egress = egress_dial(d->ev, &(struct egress_conf){ d->proxy, d->no_proxy }, s->edge.host, s->edge.port, DIAL_STEP_MS, on_dialled, s);
+    else
+        s->dial = net_connect_opts(d->ev, s->edge.host, s->edge.port, &o, on_dialled, s);
 }
 
 /* ---- the dialler ---- */
@@ -458,6 +465,8 @@ int dialler_new(struct ev *ev, const struct dial_conf *c, struct front *f, struc
     d->front = f;
     d->budget.max = c->window_budget;
     d->token_file = str_dup(c->token_file);
+    d->proxy = str_dup(c->proxy && *c->proxy ? c->proxy : NULL);
+    d->no_proxy = str_dup(c->no_proxy);
     d->token = c->token ? secret_dup(c->token) : NULL;
     list_init(&d->ups);
     id_new("conn", d->id);
@@ -507,6 +516,10 @@ void dialler_free(struct dialler *d)
     tls_ctx_free(d->tls);
     secret_free(d->token);
     free(d->token_file);
+    if (d->proxy)
+        wipe(d->proxy, strlen(d->proxy));        /* it may hold a password */
+    free(d->proxy);
+    free(d->no_proxy);
     free(d->slot);
     free(d->edge);
     free(d);

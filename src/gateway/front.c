@@ -206,7 +206,7 @@ static void handshake(struct inner *c)
         return;
     if (rc < 0) {
         metric_add(&m_tls, 1);
-        log_info("gateway.tls", "client=%s why=tls handshake failed: %s", c->carrier->ops->peer(c->carrier), e.msg);
+        log_info("gateway.tls", "client=%s what=%s why=%s", c->carrier->ops->peer(c->carrier), "tls handshake failed", e.msg);
         inner_close(c);
         return;
     }

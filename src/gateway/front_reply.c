@@ -121,10 +121,12 @@ void exchange_fail(struct exchange *x, int status, const struct err *why)
     inner_enter(c);
     x->call = NULL;
     if (x->replied) {
+        bool framed = x->no_body || x->chunked_out || x->head.minor == 1;
+        x->replied = false;              /* for the audit: it was not answered whole */
         x->ended = true;
-        x->status = 0;                   /* for the audit: it was not answered whole */
-        x->replied = false;
-        inner_close(c);
+        c->close_after = true;           /* what came still goes out; that the rest is missing shows in its framing */
+        if (!framed)
+            inner_close(c);
     } else {
         exchange_text(x, status, why->msg);
     }

@@ -281,7 +281,7 @@ static void begin(struct inner *c, struct exchange *x)
     }
     struct route *r = route_table_find(f->routes, x->host);
     if (!r) {
-        log_warn("gateway.no_route", "host=%s why=no route for host", x->host);
+        log_warn("gateway.no_route", "host=%s why=%s", x->host, "no route for host");
         refuse(x, &m_no_route, 502, "No route configured for host");
         return;
     }
@@ -294,7 +294,7 @@ static void begin(struct inner *c, struct exchange *x)
         return;
     }
     x->route = route_ref(r);
-    log_debug("gateway.request", "request started host=%s route=%s method=%s client=%s", x->host, r->name, http_method_name(h->method), c->carrier->ops->peer(c->carrier));
+    log_debug("gateway.request", "what=%s host=%s route=%s method=%s client=%s", "request started", x->host, r->name, http_method_name(h->method), c->carrier->ops->peer(c->carrier));
     begin_body(x);
 }
 

@@ -10,12 +10,16 @@
 #include "base/str.h"
 #include "gateway/admin.h"
 #include "gateway/dial.h"
+#include "gateway/init.h"
 #include "gateway/reload.h"
+#include "gateway/keydir.h"
+#include "gateway/ws.h"
 #include "log/log.h"
 #include "metrics/metrics.h"
 
 enum { EXIT_OK, EXIT_FAIL, EXIT_USAGE };
 #define DRAINED_MS 200                   /* from the last answer to the exit: what was written leaves */
+#define RENEW_LOOK_MS ((int64_t)3600 * 1000)
 #define EXPIRY_SOON_MS ((int64_t)14 * 24 * 3600 * 1000)
 
 static METRIC_DEFINE(m_expiry, METRIC_GAUGE, "gateway_certificate_expiry_seconds", "Unix time at which the certificate of the inner TLS expires.");
@@ -31,9 +35,10 @@ struct gateway {
     struct trail *trail;
     struct front *front;
     struct dialler *dialler;             /* NULL behind cloudflared */
-    struct admin *admin;
+    struct ws_listener *ws;              /* only there */
+    struct gateway_admin *admin;
     struct watch *watch;
-    struct ev_timer deadline, settle;
+    struct ev_timer deadline, settle, renew;
     int64_t not_before_ms, not_after_ms; /* of the leaf */
     bool stopping;
     int exit_status;
@@ -87,10 +92,10 @@ static void apply(struct gateway *g, struct setup *s)
     front_serve(g->front, TAKE(s->tls), TAKE(s->routes));
     s->set = (struct gateway_settings){ .listen_addr = NULL };
     for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++)
-        log_info("gateway.route", "route configured host=%s upstream=%s kind=%s", route_table_at(front_routes(g->front), i)->name,
+        log_info("gateway.route", "what=%s host=%s upstream=%s kind=%s", "route configured", route_table_at(front_routes(g->front), i)->name,
                  route_table_at(front_routes(g->front), i)->leads_to, route_table_at(front_routes(g->front), i)->ops->name);
     look_at_leaf(g, tls);
-    watch_files(g->watch, conf_file(&gateway_program, g->argc, g->argv), &g->set);
+    watch_files(g->watch, conf_file(&gateway_program, g->argc, g->argv), &g->set, TAKE(s->stamps));
 }
 
 static bool same_list(const struct conf_list *a, const struct conf_list *b)
@@ -174,6 +179,8 @@ static void on_signal(void *ctx, int signo)
     ev_timer_set(g->ev, &g->deadline, g->set.shutdown_ms, on_deadline);
     if (g->dialler)
         dialler_drain(g->dialler);
+    if (g->ws)
+        ws_stop_accepting(g->ws);
     front_drain(g->front, on_drained, g);
 }
 
@@ -201,13 +208,42 @@ static void refresh(void *ctx)
     metric_set(&m_healthy, g->dialler ? (int64_t)dialler_healthy(g->dialler) : 0);
 }
 
-static const struct admin_ops admin_ops = { .ready = ready, .refresh = refresh };
+static const struct gateway_admin_ops admin_ops = { .ready = ready, .refresh = refresh };
+
+static int start_ws(struct gateway *g, struct err *e)
+{
+    struct net_addr a;
+    char text[NET_ADDR_TEXT];
+    TRY(net_addr_parse(g->set.listen_addr, &a, e));
+    TRY(ws_listen(g->ev, &a, NULL, g->front, &g->ws, e));
+    net_addr_format(ws_addr(g->ws), text);
+    log_info("gateway.behind_cloudflared", "listen=%s", text);
+    return RC_OK;
+}
+
+/* The watch sees the new files and loads them. */
+static void on_renew(struct ev_timer *t)
+{
+    struct gateway *g = container_of(t, struct gateway, renew);
+    struct err e = { 0 };
+    bool done = false;
+    const char *slash = strrchr(g->set.cert_file, '/');
+    AUTO_FREE char *dir = slash ? str_ndup(g->set.cert_file, (size_t)(slash - g->set.cert_file)) : NULL;
+    bool ours = slash && slash != g->set.cert_file && str_eq(slash, "/tls.crt") && g->set.renew_before_ms > 0;
+    int rc = ours ? renew_if_due(dir, clock_now_ms(), g->set.renew_before_ms, KEYDIR_LEAF_VALID_MS, &done, &e) : RC_OK;
+    if (rc < 0)
+        log_warn("gateway.renew", "dir=%s why=%s", dir, e.msg);
+    if (done)
+        log_info("gateway.renew", "dir=%s what=%s", dir, "a new certificate was made");
+    ev_timer_set(g->ev, t, RENEW_LOOK_MS, on_renew);
+}
 
 static int start_dialler(struct gateway *g, struct err *e)
 {
     AUTO_PTR(secret) token = g->set.token ? secret_from_str(g->set.token) : NULL;      /* wipes the setting's text */
     struct dial_conf c = { .edges = (const char *const *)g->set.edges.item, .n_edges = g->set.edges.n, .ca_file = g->set.edge_ca, .token_file = g->set.token_file,
-                           .token = token, .connections = (size_t)g->set.connections, .window_budget = g->set.window_budget };
+                           .token = token, .connections = (size_t)g->set.connections, .window_budget = g->set.window_budget,
+                           .proxy = g->set.proxy, .no_proxy = g->set.no_proxy };
     return dialler_new(g->ev, &c, g->front, &g->dialler, e);
 }
 
@@ -223,15 +259,18 @@ static int start_parts(struct gateway *g, struct setup *s, struct err *e)
     g->watch = watch_new(g->ev, on_files_changed, g);
     apply(g, s);
     if (g->set.admin_listen)
-        TRY(admin_start(g->ev, g->set.admin_listen, &admin_ops, g, &g->admin, e));
-    return start_dialler(g, e);
+        TRY(gateway_admin_start(g->ev, g->set.admin_listen, &admin_ops, g, &g->admin, e));
+    on_renew(&g->renew);
+    return g->set.behind_cloudflared ? start_ws(g, e) : start_dialler(g, e);
 }
 
 static void free_parts(struct gateway *g)
 {
     ev_timer_stop(&g->deadline);
     ev_timer_stop(&g->settle);
-    admin_free(g->admin);
+    ev_timer_stop(&g->renew);
+    ws_free(g->ws);
+    gateway_admin_free(g->admin);
     watch_free(g->watch);
     dialler_free(g->dialler);
     front_free(g->front);
@@ -269,7 +308,7 @@ static int check(struct ev *ev, int argc, char **argv)
         return complain(EXIT_FAIL, &e);
     for (size_t i = 0; i < route_table_count(s.routes); i++) {
         const struct route *r = route_table_at(s.routes, i);
-        bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !str_suffix(r->name, s.set.tunnel_domain);
+        bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !strchr(r->name, '.');
         printf("https://%s%s%s -> %s%s\n", r->name, bare ? "." : "", bare ? s.set.tunnel_domain : "", r->leads_to, r->policy ? " (tool policy)" : "");
     }
     setup_done(&s);
@@ -289,6 +328,10 @@ static void two_dashes(int argc, char **argv)
 
 int gateway_main(int argc, char **argv)
 {
+    if (argc > 1 && str_eq(argv[1], "init"))
+        return gateway_init_main(argc - 1, argv + 1);
+    if (argc > 1 && str_eq(argv[1], "renew"))
+        return gateway_renew_main(argc - 1, argv + 1);
     struct err e = { 0 };
     struct setup s = { .env = NULL };
     struct gateway g = { .argc = argc, .argv = argv };
@@ -309,7 +352,7 @@ int gateway_main(int argc, char **argv)
     } else if (!quit) {
         raise_files();
         log_setup((enum log_level)s.set.log_level, (enum log_format)s.set.log_format, "gateway");
-        status = setup_build(g.ev, &s, &e) < 0 ? complain(EXIT_USAGE, &e) : run(&g, &s);
+        status = setup_build(g.ev, conf_file(&gateway_program, g.argc, g.argv), &s, &e) < 0 ? complain(EXIT_USAGE, &e) : run(&g, &s);
     }
     setup_done(&s);
     free_parts(&g);

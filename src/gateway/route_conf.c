@@ -3,9 +3,11 @@
  *     name: { upstream | upstreams | stdio, host, tools: {allow, deny}, headers: {add, remove} }     ours */
 #include <string.h>
 
+#include "base/dur.h"
 #include "base/fd.h"
 #include "base/str.h"
 #include "gateway/routes.h"
+#include "gateway/stdio_upstream.h"
 #include "gateway/upstream_http.h"
 
 #define ARGS_MAX 64
@@ -141,6 +143,8 @@ static int tools(struct reader *rd, const struct conf_node *x)
     return tool_policy_new(allow, n_allow, deny, n_deny, &rd->r->policy, rd->e) < 0 ? wrap(rd, x) : RC_OK;
 }
 
+static void stdio_upstream_free(void *u) { stdio_free(u); }
+
 /* ---- upstreams ---- */
 
 static int http_upstream(struct reader *rd, const struct conf_node *at, const char *const *urls, size_t n, bool host_upstream)
@@ -176,6 +180,126 @@ static int upstream_of(struct reader *rd, const struct conf_node *x)
     return http_upstream(rd, one ? one : many, urls, n, str_eq(kind, "upstream"));
 }
 
+/* ---- processes ---- */
+
+struct stdio_text { char *env[ARGS_MAX + 1]; size_t n_env; char **words; const char *argv[ARGS_MAX + 1]; };
+
+static void stdio_text_done(struct stdio_text *t)
+{
+    for (size_t i = 0; i < t->n_env; i++) {
+        wipe(t->env[i], strlen(t->env[i]));          /* values may come from files of secrets */
+        free(t->env[i]);
+    }
+    free(t->words);
+}
+
+static int stdio_env(struct reader *rd, const struct conf_node *x, struct stdio_text *t)
+{
+    static const char *const known[] = { "file" };
+    if (x->kind != CONF_NODE_MAP || x->n > ARGS_MAX)
+        return conf_node_err(rd->tree, x, rd->path, rd->e, "stdio.env: a mapping of at most %d variables is expected", ARGS_MAX);
+    for (size_t i = 0; i < x->n; i++) {
+        const struct conf_node *v = &x->child[i], *file = conf_node_get(v, "file");
+        AUTO_PTR(secret) s = NULL;
+        const char *text = NULL;
+        if (v->kind == CONF_NODE_MAP) {
+            TRY(only(rd, v, "stdio.env", known, COUNT_OF(known)));
+            if (!file)
+                return wrong(rd, v, "stdio.env", "a value, or a mapping with 'file', is expected");
+            TRY(want_text(rd, file, "stdio.env", &text));
+            if (secret_read_file(text, &s, rd->e) < 0)
+                return wrap(rd, file);
+            text = secret_text(s);
+        } else if (v->kind == CONF_NODE_TEXT) {
+            text = v->text ? v->text : "";
+        } else {
+            return wrong(rd, v, "stdio.env", "a text is expected");
+        }
+        t->env[t->n_env++] = str_printf("%s=%s", v->key, text);
+    }
+    return RC_OK;
+}
+
+/* processes, idle_timeout, message_size of `x`, when it has them. */
+static int stdio_limits(struct reader *rd, const struct conf_node *x, struct stdio_conf *c)
+{
+    const struct conf_node *procs = conf_node_get(x, "processes"), *idle = conf_node_get(x, "idle_timeout"), *size = conf_node_get(x, "message_size");
+    const char *text = NULL;
+    int64_t n = 0;
+    uint64_t bytes = 0;
+    if (procs) {
+        TRY(want_text(rd, procs, "stdio.processes", &text));
+        if (str_to_i64(text, 1, STDIO_PROCS_LIMIT, &n) < 0)
+            return conf_node_err(rd->tree, procs, rd->path, rd->e, "stdio.processes: a number from 1 to %d is expected", STDIO_PROCS_LIMIT);
+        c->procs_max = (size_t)n;
+    }
+    if (idle) {
+        TRY(want_text(rd, idle, "stdio.idle_timeout", &text));
+        if (dur_parse(text, &c->idle_ms) < 0 || c->idle_ms < 1)
+            return wrong(rd, idle, "stdio.idle_timeout", "a time with a unit is expected, as in 30m");
+    }
+    if (size) {
+        TRY(want_text(rd, size, "stdio.message_size", &text));
+        if (size_parse(text, &bytes) < 0 || bytes < KIB || bytes > STDIO_LINE_LIMIT)
+            return wrong(rd, size, "stdio.message_size", "a size with a unit from 1KiB to 64MiB is expected");
+        c->line_max = (size_t)bytes;
+    }
+    return RC_OK;
+}
+
+static int stdio_start(struct reader *rd, const struct conf_node *at, struct stdio_text *t, const char *cwd)
+{
+    struct stdio_upstream *u = NULL;
+    struct stdio_conf c = { .route = rd->r->name, .argv = t->words ? t->words : (char *const *)(uintptr_t)t->argv, .env = t->n_env ? t->env : NULL, .cwd = cwd };
+    if (at->kind == CONF_NODE_MAP)
+        TRY(stdio_limits(rd, at, &c));
+    if (stdio_new(rd->env->ev, &c, &u, rd->e) < 0)
+        return wrap(rd, at);
+    rd->r->ops = &stdio_upstream_ops;
+    rd->r->upstream = u;
+    rd->r->upstream_free = stdio_upstream_free;
+    rd->r->leads_to = str_printf("stdio: %s", c.argv[0]);
+    return RC_OK;
+}
+
+/* stdio: "command line", or {command, args, env, cwd, processes, idle_timeout, message_size}. */
+static int stdio_node(struct reader *rd, const struct conf_node *x, struct stdio_text *t)
+{
+    static const char *const known[] = { "command", "args", "env", "cwd", "processes", "idle_timeout", "message_size" };
+    const struct conf_node *command = x, *args = NULL, *env = NULL, *cwd = NULL;
+    const char *text = NULL, *dir = NULL;
+    size_t n = 0;
+    if (x->kind == CONF_NODE_MAP) {
+        TRY(only(rd, x, "stdio", known, COUNT_OF(known)));
+        command = conf_node_get(x, "command");
+        args = conf_node_get(x, "args");
+        env = conf_node_get(x, "env");
+        cwd = conf_node_get(x, "cwd");
+    }
+    if (!command)
+        return wrong(rd, x, "stdio", "command is expected");
+    TRY(want_text(rd, command, "stdio.command", &text));
+    if (args) {
+        t->argv[0] = text;
+        TRY(want_texts(rd, args, "stdio.args", ARGS_MAX - 1, t->argv + 1, &n));
+    } else if (stdio_words(text, &t->words, rd->e) < 0) {
+        return wrap(rd, command);
+    }
+    if (env)
+        TRY(stdio_env(rd, env, t));
+    if (cwd)
+        TRY(want_text(rd, cwd, "stdio.cwd", &dir));
+    return stdio_start(rd, x, t, dir);
+}
+
+static int stdio_of(struct reader *rd, const struct conf_node *x)
+{
+    struct stdio_text t = { .n_env = 0 };
+    int rc = stdio_node(rd, x, &t);
+    stdio_text_done(&t);
+    return rc;
+}
+
 static int mapping(struct reader *rd, const struct conf_node *x)
 {
     static const char *const known[] = { "upstream", "upstreams", "stdio", "host", "tools", "headers" };
@@ -185,7 +309,12 @@ static int mapping(struct reader *rd, const struct conf_node *x)
         TRY(tools(rd, t));
     if (h)
         TRY(headers(rd, h));
-    return upstream_of(rd, x);
+    const struct conf_node *stdio = conf_node_get(x, "stdio");
+    if (!stdio)
+        return upstream_of(rd, x);
+    if (h || conf_node_get(x, "upstream") || conf_node_get(x, "upstreams") || conf_node_get(x, "host"))
+        return wrong(rd, stdio, "stdio", "a process has no upstream, host or headers");
+    return stdio_of(rd, stdio);
 }
 
 int route_make(struct env *env, const struct conf_tree *t, const struct conf_node *x, const char *name, const char *text, struct route **ret, struct err *e)

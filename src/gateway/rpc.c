@@ -211,7 +211,6 @@ int rpc_parse(const char *p, size_t n, struct rpc *ret, bool *ret_syntax, const 
         *ret_why = s.why ? s.why : "not JSON";
         return RC_INVALID;
     }
-    ret->text = slice_of(p);
     ret->text = (struct slice){ at, n - (size_t)(at - p) };
     while (is_space(ret->text.p[ret->text.n - 1]))
         ret->text.n--;

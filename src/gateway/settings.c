@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "gateway/egress.h"
+#include "gateway/egress.h"
 
 #define DOMAIN_MAX 253
 
@@ -15,6 +17,9 @@ static const struct conf_key keys[] = {
       .help = "Trust these certificate authorities for edges instead of the system's." },
     { .name = "connections", .type = CONF_INT, .field = F(connections), .dflt = "4", .min = "1", .max = "64", .arg = "N",
       .help = "Connections kept to edges, spread over them." },
+    { .name = "proxy", .type = CONF_STR, .field = F(proxy), .env = "HTTPS_PROXY", .arg = "URL",
+      .help = "HTTP proxy on the way to edges (CONNECT); not used for upstreams." },
+    { .name = "no-proxy", .type = CONF_STR, .field = F(no_proxy), .env = "NO_PROXY", .arg = "HOSTS", .help = "Edges that are reached without the proxy." },
     { .name = "token-file", .type = CONF_STR, .field = F(token_file), .arg = "FILE",
       .help = "File with the tunnel token, not readable by others; read again for each connection, so that a rotated token needs no restart." },
     { .name = "tunnel-token", .type = CONF_STR, .field = F(token), .env = "TUNNEL_TOKEN", .secret = true, .help = "The tunnel token itself." },
@@ -27,6 +32,9 @@ static const struct conf_key keys[] = {
     { .name = "routes", .type = CONF_TREE, .field = F(routes), .help = "Names and where they lead, see docs/gateway.md." },
     { .name = "tls.cert-file", .type = CONF_STR, .field = F(cert_file), .arg = "FILE", .help = "Certificate of the inner TLS; a changed file is taken up." },
     { .name = "tls.key-file", .type = CONF_STR, .field = F(key_file), .arg = "FILE", .help = "Its private key." },
+    { .name = "tls.renew-before", .type = CONF_DUR, .field = F(renew_before_ms), .dflt = "30d", .arg = "TIME",
+      .help = "Make a new certificate by itself when the one there has less time left, if its directory was made by `outwork gateway init` and still has ca.key; "
+              "0: never." },
     { .name = "upstream.allowed-ips", .type = CONF_LIST, .field = F(allowed_ips), .arg = "RANGE",
       .help = "Addresses that routes may lead to, instead of RFC 1918 and fc00::/7; may be repeated." },
     { .name = "upstream.disable-ip-validation", .type = CONF_BOOL, .field = F(ip_validation_off), .dflt = "false",
@@ -64,10 +72,11 @@ static const struct conf_key keys[] = {
 };
 
 const struct conf_program gateway_program = {
-    .command = "outwork gateway", .usage = "[check] [options]",
+    .command = "outwork gateway", .usage = "[check|init|renew] [options]",
     .summary = "Keeps outbound connections to an edge, ends the inner TLS with your key and passes the requests to your MCP servers.",
     .epilog = "Commands:\n"
-              "  outwork gateway check --config FILE    check the settings, print the routes, exit\n\n"
+              "  outwork gateway check --config FILE    check the settings, print the routes, exit\n"
+              "  outwork gateway init, renew            make the keys of a tunnel, register them, fetch the token; see `init --help`\n\n"
               "SIGHUP, or a change of the settings file, a certificate or a key, loads them again: open streams go on; what is wrong is refused and the\n"
               "settings in force stay. Exit status: 0 clean end, 1 failure, 2 wrong use.\n",
     .keys = keys, .n_keys = COUNT_OF(keys),
@@ -98,8 +107,11 @@ int gateway_settings_finish(struct gateway_settings *s, struct err *e)
         return err_set(e, RC_INVALID, "routes: none; a mapping of names to scheme://host:port is required");
     if (s->allowed_ips.n && s->ip_validation_off)
         return err_set(e, RC_INVALID, "upstream.allowed_ips and upstream.disable_ip_validation exclude each other");
+    struct egress_conf out = { s->proxy, s->no_proxy };
+    TRY(egress_check(&out, e));
     if (!s->upstream_cert != !s->upstream_key)
         return err_set(e, RC_INVALID, "upstream.tls.cert_file and upstream.tls.key_file belong together");
+    TRY(egress_check(&(struct egress_conf){ .proxy = s->proxy }, e));
     if (s->behind_cloudflared && !s->listen_addr)
         return err_set(e, RC_INVALID, "--behind-cloudflared needs listen_addr");
     return RC_OK;

@@ -14,6 +14,8 @@ struct gateway_settings {
     char *upstream_ca, *upstream_cert, *upstream_key; bool upstream_system_cas;
     int64_t connect_ms, idle_ms, idle_max;
     struct conf_list edges; char *edge_ca; int64_t connections;
+    char *proxy, *no_proxy;              /* on the way to edges */
+    int64_t renew_before_ms;
     char *token_file, *token;            /* token: from the environment, which is wiped */
     char *audit_log, *admin_listen;
     int64_t conns_max, requests_max, head_ms, body_ms, keep_ms;

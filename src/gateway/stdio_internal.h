@@ -129,4 +129,6 @@ MUST_CHECK int sproc_send(struct sproc *p, const char *text, size_t n);
 void sproc_end(struct sproc *p, const char *why);                 /* gracefully; the session is gone at once */
 void sproc_resume_reading(struct sproc *p);                       /* in a later turn, when it is paused and every client has caught up */
 void sproc_touch(struct sproc *p);                                /* it is in use */
+void sproc_term(struct sproc *p);                                /* for stdio_free(): end of input and SIGTERM; the loop forgets the child */
+bool sproc_reap(struct sproc *p);                                /* after sproc_term(): has it ended? */
 void sproc_kill_now(struct sproc *p);                             /* SIGKILL, reap, free */

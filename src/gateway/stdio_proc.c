@@ -343,6 +343,24 @@ void sproc_end(struct sproc *p, const char *why)
     ev_timer_set(p->up->ev, &p->kill, STDIO_TERM_MS, on_kill);
 }
 
+void sproc_term(struct sproc *p)
+{
+    p->ending = true;
+    stdio_proc_gone(p, "the gateway is stopping");
+    ev_child_stop(&p->child);
+    close_fd(&p->io_in, &p->fd_in);
+    proc_kill_group(p->pid, SIGTERM);
+}
+
+bool sproc_reap(struct sproc *p)
+{
+    if (p->pid > 0 && waitpid(p->pid, NULL, WNOHANG) == p->pid) {
+        proc_kill_group(p->pid, SIGKILL);
+        p->pid = 0;
+    }
+    return p->pid <= 0;
+}
+
 void sproc_kill_now(struct sproc *p)
 {
     p->ending = true;

@@ -2,6 +2,7 @@
 #include "gateway/stdio_upstream.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define ENV_MAX 256
+#define REAP_STEP_MS 5
 #define BAD_LINE_SHOWN 200                   /* bytes of a line that is no message that go to the log */
 
 /* ---- pending requests ---- */
@@ -383,6 +385,16 @@ void stdio_free(struct stdio_upstream *u)
 {
     if (!u)
         return;
+    list_foreach(p, &u->procs, struct sproc, link)
+        sproc_term(p);
+    for (int waited = 0; waited < STDIO_FREE_MS; waited += REAP_STEP_MS) {
+        bool all = true;
+        list_foreach(p, &u->procs, struct sproc, link)
+            all &= sproc_reap(p);
+        if (all)
+            break;
+        (void)poll(NULL, 0, REAP_STEP_MS);
+    }
     while (!list_empty(&u->procs))
         sproc_kill_now(list_first(&u->procs, struct sproc, link));
     while (!list_empty(&u->calls))

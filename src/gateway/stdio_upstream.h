@@ -13,6 +13,8 @@
 
 #define STDIO_LINE_MAX (16 * MIB)            /* one message, either way */
 #define STDIO_PROCS_MAX 32                   /* processes of one route */
+#define STDIO_LINE_LIMIT (64 * MIB)          /* largest settings of the two */
+#define STDIO_PROCS_LIMIT 1024
 #define STDIO_IDLE_MS ((int64_t)30 * 60 * 1000)
 
 struct stdio_conf {
@@ -33,7 +35,10 @@ bool stdio_same(const struct stdio_upstream *u, const struct stdio_conf *c);
 /* No new sessions (503); ends every process: end of input, SIGTERM to its group after 2 s, SIGKILL after 5 s. Requests that are out get an error. */
 void stdio_stop(struct stdio_upstream *u);
 size_t stdio_procs(const struct stdio_upstream *u);      /* that have not ended yet */
-void stdio_free(struct stdio_upstream *u);               /* kills what is left; calls that are out fail with 503. NULL is fine */
+/* Ends what is left: end of input and SIGTERM, SIGKILL for those that have not gone after STDIO_FREE_MS (for which it waits). Calls that are out fail with
+ * 503. NULL is fine. */
+#define STDIO_FREE_MS 300
+void stdio_free(struct stdio_upstream *u);
 
 /* Splits a command line into words: white space separates, '...' and "..." hold together, a backslash takes the next character as it is. No shell, no
  * variables, no globs. *ret_argv is one malloc'd block (free()). RC_INVALID: empty, unfinished quote, over STDIO_WORDS_MAX words. */

@@ -135,7 +135,7 @@ static void linger(struct conn *c)
     c->phase = PHASE_LINGER;
     c->want_read = true;
     int rc = c->hup || c->cut ? RC_CLOSED : flush(c);
-    if (rc == RC_CLOSED || (rc == RC_OK && shutdown(c->fd, SHUT_WR) < 0)) {
+    if (!c->l || rc == RC_CLOSED || (rc == RC_OK && shutdown(c->fd, SHUT_WR) < 0)) {     /* without a listener the program is about to end */
         destroy(c);
         return;
     }

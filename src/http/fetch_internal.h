@@ -38,6 +38,7 @@ struct fetch_call {
     int end_rc;                             /* set by `ended` */
     struct err err;
     bool added, ended, paused, in_callback, cancelled, body_begun, head_whole, head_told, held, proxied;
+    bool exact, ruled;                      /* the server's certificate is under rules of ours; they were put on a context of this call */
     int proxy_status;
     char proxy_note[FETCH_REQUEST_ID_MAX], proxy_note_name[64];
     struct curl_slist *connect_to;

@@ -149,7 +149,12 @@ static size_t on_body(char *p, size_t size, size_t count, void *ctx)
 static int on_connected(void *ctx, char *ip, char *own_ip, int port, int own_port)
 {
     struct fetch_call *c = ctx;
+    long made = 0;
     (void)ip, (void)own_ip, (void)port, (void)own_port;
+    if (c->exact && !c->ruled && (c->f->curl->easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &made) != CURLE_OK || made > 0)) {
+        err_set(&c->err, RC_UNSUPPORTED, "this libcurl cannot hold the server's certificate to the rules of tunnels");
+        return CURL_PREREQFUNC_ABORT;
+    }
     if (c->phase == PHASE_CONNECT)
         c->phase = PHASE_FIRST_BYTE;
     c->connected_ms = ev_now_ms(c->f->ev);
@@ -167,7 +172,7 @@ void fetch_note_install(struct fetch_call *c)
     (void)curl->easy_setopt(c->easy, CURLOPT_ERRORBUFFER, c->curl_text);
     if (curl->easy_setopt(c->easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK)
         (void)curl->easy_setopt(c->easy, CURLOPT_PREREQDATA, c);
-    else if (c->proxied)        /* without it nothing says which of two answers is the proxy's */
+    else if (c->proxied || c->exact)        /* without it nothing says which of two answers is the proxy's */
         err_set(&c->err, RC_UNSUPPORTED, "this libcurl is too old for tunnels (7.80 is needed)");
     else {                      /* before 7.80 libcurl alone watches the connect time, and the first byte counts from the start */
         c->phase = PHASE_FIRST_BYTE;

@@ -126,11 +126,16 @@ static void set_policy(struct fetch_call *c)
     }
 }
 
-/* libcurl's own checks are done; the caller's libssl is the same library (fetch_via() has looked). */
+/* libcurl asks for the proxy's context and for the server's without saying which: only the server's is for TLS 1.3 alone (set_trust()).
+ * fetch_note.c sends nothing over a new connection when the rules were put on none. */
 static CURLcode on_ssl_ctx(CURL *easy, void *ssl_ctx, void *ctx)
 {
-    (void)easy, (void)ctx;
-    return tls_leaf_rules(ssl_ctx) == RC_OK ? CURLE_OK : CURLE_SSL_CERTPROBLEM;
+    struct fetch_call *c = ctx;
+    (void)easy;
+    if (!tls_only_13(ssl_ctx))
+        return CURLE_OK;
+    c->ruled = true;
+    return tls_leaf_rules(ssl_ctx, &c->err) == RC_OK ? CURLE_OK : CURLE_SSL_CERTPROBLEM;
 }
 
 static void set_trust(struct fetch_call *c, const struct fetch_via *v)
@@ -145,8 +150,11 @@ static void set_trust(struct fetch_call *c, const struct fetch_via *v)
     SET(CURLOPT_CAINFO_BLOB, &blob);
     SET(CURLOPT_CAPATH, NULL);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3);
+    SET(CURLOPT_PROXY_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);   /* a resumed session is not verified again */
     SET(CURLOPT_SSL_CTX_FUNCTION, on_ssl_ctx);
+    SET(CURLOPT_SSL_CTX_DATA, c);
+    c->exact = true;
 }
 
 static void set_via(struct fetch_call *c, const struct fetch_via *v)

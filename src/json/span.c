@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/utf8.h"
 #include "json/js.h"
 
 static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
@@ -251,7 +252,10 @@ int span_text(struct slice value, struct buf *out)
 {
     if (span_kind(value) != '"' || value.n < 2)
         return RC_INVALID;
-    return unescape(value.p + 1, value.p + value.n - 1, out);
+    size_t before = buf_len(out);
+    TRY(unescape(value.p + 1, value.p + value.n - 1, out));
+    size_t n = buf_len(out) - before;
+    return utf8_valid_prefix(buf_data(out) + before, n) == n ? RC_OK : RC_INVALID;
 }
 
 bool span_key_is(struct slice raw, const char *name)

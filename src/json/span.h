@@ -23,5 +23,5 @@ MUST_CHECK int span_member(struct slice object, const char *name, struct slice *
 bool span_is(struct slice value, const char *text);
 /* First character of a value tells its kind: '{' '[' '"' 't' 'f' 'n', or a number. '\0' for an empty slice. */
 static inline char span_kind(struct slice value) { return value.n ? value.p[0] : '\0'; }
-/* Appends the decoded text of a string value. RC_INVALID: no string, or it holds a NUL or half a surrogate pair. */
+/* Appends the decoded text of a string value. RC_INVALID: no string, or it holds a NUL, half a surrogate pair or invalid UTF-8. */
 MUST_CHECK int span_text(struct slice value, struct buf *out);

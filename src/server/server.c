@@ -39,7 +39,10 @@ struct server {
     struct model_registry *models;
     struct hub *hub;
     struct park *park;
+    struct mcp *mcp;
+    struct vault *vault;
     struct loop *loop;
+    struct messages *messages;
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
@@ -178,7 +181,7 @@ static void on_signal(void *ctx, int signo)
     }
     log_info("server.drain", "signal=%d grace_ms=%lld", signo, (long long)s->s.drain_ms);
     s->stopping = true;
-    s->draining = 2;
+    s->draining = 3;
     ev_timer_stop(&s->recover);
     ev_timer_stop(&s->expire);
     ev_timer_stop(&s->watch);
@@ -186,6 +189,7 @@ static void on_signal(void *ctx, int signo)
     park_drain(s->park);
     http_server_drain(s->http, s->s.drain_ms, part_drained, s);
     loop_drain(s->loop, s->s.drain_ms, part_drained, s);
+    vault_drain(s->vault, part_drained, s);
 }
 
 /* Jobs may still use everything else, so they are joined before anything that they use goes. */
@@ -199,6 +203,11 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    messages_free(s->messages);
+    if (s->mcp)
+        mcp_use_vault(s->mcp, NULL);
+    vault_free(s->vault);       /* before the client whose connections it uses */
+    mcp_free(s->mcp);
     hub_free(s->hub);
     park_free(s->park);
     api_free(s->api);
@@ -251,18 +260,43 @@ static int make_models(struct server *s, struct err *e)
     return model_registry_new(s->ev, s->fetch, &mc, &s->models, e);
 }
 
+static int make_mcp(struct server *s, struct err *e)
+{
+    struct mcp_conf mc = {
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .workspace_id = s->s.workspace_id,
+        .allow = (const char *const *)s->s.mcp_allow.item, .n_allow = s->s.mcp_allow.n,
+        .private_ok = (const char *const *)s->s.mcp_private_ok.item, .n_private_ok = s->s.mcp_private_ok.n,
+        .ca_file = s->s.mcp_ca_file, .proxy = s->s.mcp_proxy, .tunnel_domain = s->s.tunnel_domain,
+        .edges = (const char *const *)s->s.tunnel_edges.item, .n_edges = s->s.tunnel_edges.n,
+        .edge_ca_file = s->s.tunnel_edge_ca, .edge_cert_file = s->s.tunnel_edge_cert, .edge_key_file = s->s.tunnel_edge_key,
+    };
+    if ((mc.edge_cert_file != NULL) != (mc.edge_key_file != NULL))
+        return err_set(e, RC_INVALID, "tunnel.edge-cert and tunnel.edge-key go together");
+    for (size_t i = 0; i < mc.n_edges; i++)
+        if (strncmp(mc.edges[i], "https://", 8) != 0)
+            return err_set(e, RC_INVALID, "tunnel.edge: '%s' must begin with https://", mc.edges[i]);
+    TRY(mcp_new(&mc, &s->mcp, e));
+    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = mcp_fetch(s->mcp), .seal = s->seal, .reach = mcp_reach(s->mcp) };
+    TRY(vault_new(&vc, &s->vault, e));
+    mcp_use_vault(s->mcp, s->vault);
+    return RC_OK;
+}
+
 static int make_parts(struct server *s, struct err *e)
 {
     struct hub_conf hc = { .ev = s->ev, .jobs = s->readers, .store = s->store };
     struct loop_conf lc = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .models = s->models, .on_preview = on_preview, .ctx = s, .owner = s->owner,
-        .retry_budget_ms = s->s.retry_budget_ms,
+        .retry_budget_ms = s->s.retry_budget_ms, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms,
     };
     TRY(hub_new(&hc, &s->hub, e));
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
+    struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms };
+    TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .messages = s->messages,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
         .tunnel_domain = s->s.tunnel_domain,
     };
@@ -322,6 +356,7 @@ static int server_start(struct server *s, struct err *e)
     TRY(make_models(s, e));
     TRY(jobs_new(job_threads(s), JOBS_QUEUE_MAX, &s->jobs, e));
     TRY(jobs_new(STREAM_READERS, JOBS_QUEUE_MAX, &s->readers, e));
+    TRY(make_mcp(s, e));
     TRY(make_parts(s, e));
     TRY(make_listener(s, where, e));
     TRY(loop_recover(s->loop, e));

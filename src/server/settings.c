@@ -22,6 +22,13 @@ static const struct conf_key keys[] = {
       .help = "How long one model request is retried before the turn is given up." },
     { .name = "script.file", .type = CONF_STR, .field = F(script_file), .arg = "FILE", .help = "Turns of the provider script (default: a demonstration)." },
 
+    { .name = "mcp.allow", .type = CONF_LIST, .field = F(mcp_allow), .arg = "HOST", .help = "Public hosts whose MCP servers may be called: mcp.example.com, *.example.com, or *. Default: none." },
+    { .name = "mcp.private-ok", .type = CONF_LIST, .field = F(mcp_private_ok), .arg = "HOST:PORT",
+      .help = "MCP servers that may have a private address and plain http. For development; in production use a tunnel." },
+    { .name = "mcp.ca-file", .type = CONF_STR, .field = F(mcp_ca_file), .arg = "FILE", .help = "Certificates to trust for public MCP servers instead of the system's." },
+    { .name = "mcp.proxy", .type = CONF_STR, .field = F(mcp_proxy), .arg = "URL", .help = "Proxy for public MCP servers; it then looks their names up." },
+    { .name = "mcp.timeout", .type = CONF_DUR, .field = F(mcp_timeout_ms), .dflt = "5m", .min = "1s", .max = "24h", .arg = "TIME", .help = "How long one tool call of an MCP server may take." },
+
     { .name = "vault.key-file", .type = CONF_STR, .field = F(vault_key_file), .arg = "FILE",
       .help = "Keys that seal the secrets of vaults and tunnels (default: vault.key in the data directory, made at the first start)." },
 

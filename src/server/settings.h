@@ -13,6 +13,9 @@ struct settings {
     int model_provider, log_format;
     int64_t jobs, connections, drain_ms, lease_ms, retry_budget_ms;
     uint64_t bodies_max;
+    struct conf_list mcp_allow, mcp_private_ok;
+    char *mcp_ca_file, *mcp_proxy;
+    int64_t mcp_timeout_ms;
 };
 extern const struct conf_program server_program;
 extern const char *const model_providers[];      /* by settings.model_provider */

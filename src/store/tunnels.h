@@ -26,6 +26,9 @@ struct store_tunnel_ops {
     int (*token_rotate)(struct store *st, const struct store_tunnel_token *fresh, int64_t now_ms, int64_t overlap_until_ms, struct err *e);
     /* RC_NOT_FOUND; RC_INVALID: the token was good, but the tunnel is archived. */
     int (*token_find)(struct store *st, struct arena *a, const char *tunnel_id, const uint8_t hash[32], int64_t now_ms, struct store_tunnel_token *ret, struct err *e);
+    /* Tokens after `after_id` (NULL: the first), ordered by id, and the exchange of one sealed text (RC_CONFLICT: it is another one now): for the re-wrap command. */
+    int (*token_scan)(struct store *st, struct arena *a, const char *after_id, int limit, struct store_tunnel_token **ret, size_t *ret_n, struct err *e);
+    int (*token_reseal)(struct store *st, const char *id, const void *old, size_t old_n, const void *fresh, size_t fresh_n, struct err *e);
     /* RC_LIMIT: `active_max` active ones; RC_CONFLICT: the same fingerprint is active on this tunnel; RC_INVALID: archived tunnel; RC_NOT_FOUND. */
     int (*certificate_add)(struct store *st, const struct store_tunnel_certificate *c, int64_t active_max, struct err *e);
     int (*certificate_get)(struct store *st, struct arena *a, const char *tunnel_id, const char *id, struct store_tunnel_certificate *ret, struct err *e);

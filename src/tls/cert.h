@@ -25,6 +25,7 @@ struct cert_spec {
     const char *const *ip; size_t n_ip;      /* numeric addresses */
     int64_t now_ms, valid_ms;
     bool client;                             /* extended key usage clientAuth instead of serverAuth */
+    bool both;                               /* serverAuth and clientAuth: edges among themselves */
 };
 MUST_CHECK int cert_make_ca(const struct cert_spec *s, struct buf *ret_cert, struct buf *ret_key, struct err *e);      /* ECDSA P-256 */
 MUST_CHECK int cert_make_leaf(const struct cert_spec *s, const char *ca_pem, const char *ca_key_pem, struct buf *ret_cert, struct buf *ret_key, struct err *e);   /* ECDSA P-256 */

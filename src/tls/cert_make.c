@@ -220,7 +220,7 @@ int cert_make_leaf(const struct cert_spec *s, const char *ca_pem, const char *ca
         return ossl_err(e, RC_NOMEM, "issuer of a certificate");
     TRY(add_ext(cert, ca, NID_basic_constraints, "critical,CA:FALSE", e));
     TRY(add_ext(cert, ca, NID_key_usage, "critical,digitalSignature", e));
-    TRY(add_ext(cert, ca, NID_ext_key_usage, s->client ? "clientAuth" : "serverAuth", e));
+    TRY(add_ext(cert, ca, NID_ext_key_usage, s->both ? "serverAuth,clientAuth" : s->client ? "clientAuth" : "serverAuth", e));
     TRY(add_ext(cert, ca, NID_subject_key_identifier, "hash", e));
     TRY(add_ext(cert, ca, NID_authority_key_identifier, "keyid:always", e));
     TRY(add_alt_names(cert, s, e));

@@ -363,3 +363,20 @@ int tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n, unsigned *r
     int r = SSL_write_ex(t->ssl, p, n, ret_n);
     return r == 1 ? RC_OK : result(t, r, errno, "TLS write", ret_want, e);
 }
+
+int tls_shutdown(struct tls *t, unsigned *ret_want, struct err *e)
+{
+    ERR_clear_error();
+    errno = 0;
+    if (!(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN)) {
+        int r = SSL_shutdown(t->ssl);       /* 0: sent, the peer's has not come yet */
+        if (r < 0)
+            return result(t, r, errno, "TLS shutdown", ret_want, e);
+    }
+    return RC_OK;
+}
+
+void tls_cut(struct tls *t)
+{
+    SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+}

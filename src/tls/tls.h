@@ -45,3 +45,6 @@ bool tls_peer_sha256(const struct tls *t, uint8_t out[32]);      /* of the peer'
 MUST_CHECK int tls_handshake(struct tls *t, unsigned *ret_want, struct err *e);
 MUST_CHECK int tls_read(struct tls *t, void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);
 MUST_CHECK int tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);
+/* Ends our side (close_notify); bytes may still come. RC_OK, RC_AGAIN, or a failure. */
+MUST_CHECK int tls_shutdown(struct tls *t, unsigned *ret_want, struct err *e);
+void tls_cut(struct tls *t);             /* tls_free() will send no close_notify: the peer shall see a cut, not an end */

@@ -175,10 +175,10 @@ static void say_closed(struct link_stream *s, const struct err *why)
 static void say_reset(struct link_stream *s)
 {
     struct err why;
-    if (s->soft)
-        (void)err_set(&why, RC_CLOSED, "the other end has closed the stream");
-    else if (s->replied && s->status && s->status != 200)
+    if (s->replied && s->status && s->status != 200)
         (void)err_set(&why, RC_CLOSED, "the other end refused the stream with status %u", s->status);
+    else if (s->soft)
+        (void)err_set(&why, RC_CLOSED, "the other end has closed the stream");
     else
         (void)err_set(&why, RC_CLOSED, s->error_code == NGHTTP2_REFUSED_STREAM ? "the other end refused the stream" : "the other end reset the stream (%s)",
                       nghttp2_http2_strerror(s->error_code));
@@ -202,6 +202,7 @@ static void tell(struct link *l, struct link_stream *s)
         if (ev & SEV_REPLY && s->owned && s->status != 200 && !l->gone) {
             stream_rst(s, NGHTTP2_CANCEL);
             stream_drop(s);
+            s->reset = true;
             ev |= SEV_CLOSE;
         }
         ops = s->ops;

@@ -62,7 +62,7 @@ struct link_stream_ops {
 /* A stream that was opened or attached has an owner, who calls link_stream_free() once: also after on_close (inside it or later), and also when the link is
  * gone. Until then every function here may be called; on a dead stream they do nothing. */
 
-/* Opener. RC_CLOSED: not usable; RC_LIMIT. Bytes may be written before the reply; they are lost when the acceptor refuses. */
+/* Opener. RC_CLOSED: not usable; RC_LIMIT; RC_INVALID: the authority is no name with a port (a client that is no address is left out). Bytes may be written before the reply; they are lost when the acceptor refuses. */
 MUST_CHECK int link_stream_open(struct link *l, const struct link_open *o, const struct link_stream_ops *ops, void *ctx, struct link_stream **ret, struct err *e);
 /* Acceptor: in on_open, else the stream is refused. Both ends, later: another owner; what waits (bytes, the end) is told again. */
 void link_stream_attach(struct link_stream *s, const struct link_stream_ops *ops, void *ctx);
@@ -76,5 +76,8 @@ size_t link_write(struct link_stream *s, const void *p, size_t n);   /* how much
  * other call with this stream. NULL: no room, on_writable will follow, or the stream is dead or was shut down. */
 char *link_write_reserve(struct link_stream *s, size_t max, size_t *ret_n);
 void link_write_commit(struct link_stream *s, size_t n);
+size_t link_write_room(const struct link_stream *s);                 /* how much link_write() would take now */
 void link_shutdown(struct link_stream *s);                           /* ends our side after what was written */
-void link_stream_free(struct link_stream *s);                        /* resets it unless both sides have ended */
+/* Resets it, unless our side was ended: then what was written still leaves, and the other end is told that nobody reads. NULL is fine. */
+void link_stream_free(struct link_stream *s);
+void link_stream_reset(struct link_stream *s);                       /* the same, and what was written but has not left is dropped: the other end sees a reset */

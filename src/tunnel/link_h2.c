@@ -1,6 +1,5 @@
 /* tunnel/link_h2.c - what nghttp2 calls. Nothing of the link's owner runs from here: events are noted and told when nghttp2 has returned, so that an
  * owner may free anything in any callback. */
-#include <ctype.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -133,6 +132,18 @@ static int on_data_framed(nghttp2_session *h2, nghttp2_frame *frame, const uint8
     return 0;
 }
 
+/* A refusal has left: the opener need not send more. Not before, since nghttp2 would take the reset for a reason to drop the answer. */
+static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *ctx)
+{
+    (void)ctx;
+    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_RESPONSE || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+        return 0;
+    struct link_stream *s = nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id);
+    if (s && !s->remote_end)
+        stream_rst(s, NGHTTP2_NO_ERROR);
+    return 0;
+}
+
 nghttp2_data_provider stream_provider(struct link_stream *s)
 {
     return (nghttp2_data_provider){ .source.ptr = s, .read_callback = on_data_wanted };
@@ -176,46 +187,6 @@ static bool is(const uint8_t *p, size_t n, const char *s)
     return strlen(s) == n && memcmp(p, s, n) == 0;
 }
 
-/* "host:port" in lower case: a name or an IPv4 address, and a port. */
-static bool take_authority(char *out, const uint8_t *p, size_t n)
-{
-    size_t host = n;
-    while (host > 0 && p[host - 1] != ':')
-        host--;
-    if (host < 2 || host > 256 || n - host < 1 || n - host > 5)
-        return false;
-    unsigned port = 0;
-    for (size_t i = host; i < n; i++) {
-        if (p[i] < '0' || p[i] > '9')
-            return false;
-        port = port * 10 + (unsigned)(p[i] - '0');
-    }
-    if (port < 1 || port > 65535 || p[host] == '0')
-        return false;
-    char before = '.';
-    for (size_t i = 0; i + 1 < host; i++) {
-        char c = (char)(p[i] >= 'A' && p[i] <= 'Z' ? p[i] - 'A' + 'a' : p[i]);
-        if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || (c == '.' && before != '.')))
-            return false;
-        out[i] = before = c;
-    }
-    memcpy(out + host - 1, p + host - 1, n - host + 1);
-    out[n] = '\0';
-    return before != '.';
-}
-
-/* A numeric address; anything else is kept from the log lines and headers it would end up in. */
-static void take_client(char *out, const uint8_t *p, size_t n)
-{
-    if (n >= LINK_CLIENT_MAX)
-        return;
-    for (size_t i = 0; i < n; i++)
-        if (!isxdigit(p[i]) && p[i] != ':' && p[i] != '.' && p[i] != '[' && p[i] != ']')
-            return;
-    memcpy(out, p, n);
-    out[n] = '\0';
-}
-
 static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t *name, size_t nn, const uint8_t *value, size_t vn, uint8_t flags, void *ctx)
 {
     (void)h2, (void)flags;
@@ -237,9 +208,9 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint
         if (is(name, nn, ":method"))
             o->connect = is(value, vn, "CONNECT");
         else if (is(name, nn, ":authority"))
-            o->bad = !take_authority(o->authority, value, vn);
+            o->bad = !link_authority(o->authority, value, vn);
         else if (is(name, nn, PROTO_H_CLIENT))
-            take_client(o->client, value, vn);
+            (void)link_client(o->client, value, vn);
         else if (is(name, nn, PROTO_H_FORWARDED))
             o->forwarded = true;
     }
@@ -362,7 +333,7 @@ static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t code, void 
     (void)nghttp2_session_set_stream_user_data(h2, id, NULL);
     bool clean = code == NGHTTP2_NO_ERROR && s->local_end && s->remote_end && !s->reset;
     bool refused_by_us = l->role == LINK_ACCEPTOR && s->replied && s->status != 200;
-    if (!clean && code == NGHTTP2_NO_ERROR && s->remote_end && !s->reset && s->owned) {
+    if (!clean && code == NGHTTP2_NO_ERROR && s->remote_end && !s->reset && s->owned && s->status == 200) {
         s->soft = true;
         s->link->out_bytes -= s->out.n;
         ring_free(&s->out);
@@ -398,6 +369,7 @@ static int session_new(struct link *l)
         rc = nghttp2_option_new(&o);
     if (rc == 0) {
         nghttp2_session_callbacks_set_send_data_callback(cb, on_data_framed);
+        nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
         nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
         nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_chunk);

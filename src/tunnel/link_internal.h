@@ -105,6 +105,10 @@ void stream_rst(struct link_stream *s, uint32_t code);
 nghttp2_data_provider stream_provider(struct link_stream *s);
 void link_h2_ping(struct link *l);
 
+/* link_stream.c: what may stand in the headers of a stream, on both ends */
+bool link_authority(char out[LINK_AUTHORITY_MAX], const uint8_t *p, size_t n);
+bool link_client(char out[LINK_CLIENT_MAX], const uint8_t *p, size_t n);
+
 /* link_window.c */
 void window_delivered(struct link_stream *s, size_t n);
 void window_received(struct link_stream *s, size_t n);

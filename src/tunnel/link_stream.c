@@ -1,9 +1,51 @@
 /* tunnel/link_stream.c - what the owner of a stream calls. */
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "tunnel/link_internal.h"
 #include "tunnel/proto.h"
+
+/* "host:port" in lower case: a name or an IPv4 address, and a port. */
+bool link_authority(char out[LINK_AUTHORITY_MAX], const uint8_t *p, size_t n)
+{
+    size_t host = n;
+    while (host > 0 && p[host - 1] != ':')
+        host--;
+    if (host < 2 || host > 256 || n - host < 1 || n - host > 5)
+        return false;
+    unsigned port = 0;
+    for (size_t i = host; i < n; i++) {
+        if (p[i] < '0' || p[i] > '9')
+            return false;
+        port = port * 10 + (unsigned)(p[i] - '0');
+    }
+    if (port < 1 || port > 65535 || p[host] == '0')
+        return false;
+    char before = '.';
+    for (size_t i = 0; i + 1 < host; i++) {
+        char c = (char)(p[i] >= 'A' && p[i] <= 'Z' ? p[i] - 'A' + 'a' : p[i]);
+        if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || (c == '.' && before != '.')))
+            return false;
+        out[i] = before = c;
+    }
+    memcpy(out + host - 1, p + host - 1, n - host + 1);
+    out[n] = '\0';
+    return before != '.';
+}
+
+/* A numeric address; anything else is kept from the log lines and headers it would end up in. */
+bool link_client(char out[LINK_CLIENT_MAX], const uint8_t *p, size_t n)
+{
+    if (n >= LINK_CLIENT_MAX)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!isxdigit(p[i]) && p[i] != ':' && p[i] != '.' && p[i] != '[' && p[i] != ']')
+            return false;
+    memcpy(out, p, n);
+    out[n] = '\0';
+    return true;
+}
 
 #define HEADER(n, v, v_n) { (uint8_t *)(uintptr_t)(n), (uint8_t *)(uintptr_t)(v), sizeof(n) - 1, (v_n), NGHTTP2_NV_FLAG_NONE }
 
@@ -14,12 +56,13 @@ int link_stream_open(struct link *l, const struct link_open *o, const struct lin
     uint32_t theirs = nghttp2_session_get_remote_settings(l->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
     if (l->n_h2 >= LINK_STREAMS_MAX || l->n_h2 >= theirs)
         return err_set(e, RC_LIMIT, "the link has %zu streams open, as many as it may", l->n_h2);
-    size_t an = strlen(o->authority), cn = o->client ? strlen(o->client) : 0, n = 2;
-    if (an == 0 || an >= LINK_AUTHORITY_MAX || cn >= LINK_CLIENT_MAX)
-        return err_set(e, RC_INVALID, "the authority or the client's address of a stream is too long");
-    nghttp2_nv nv[4] = { HEADER(":method", "CONNECT", 7), HEADER(":authority", o->authority, an) };
-    if (cn)
-        nv[n++] = (nghttp2_nv)HEADER(PROTO_H_CLIENT, o->client, cn);
+    char authority[LINK_AUTHORITY_MAX], client[LINK_CLIENT_MAX];
+    size_t n = 2;
+    if (!link_authority(authority, (const uint8_t *)o->authority, strlen(o->authority)))
+        return err_set(e, RC_INVALID, "the authority of a stream is no host name with a port");
+    nghttp2_nv nv[4] = { HEADER(":method", "CONNECT", 7), HEADER(":authority", authority, strlen(authority)) };
+    if (o->client && o->client[0] && link_client(client, (const uint8_t *)o->client, strlen(o->client)))
+        nv[n++] = (nghttp2_nv)HEADER(PROTO_H_CLIENT, client, strlen(client));
     if (o->forwarded)
         nv[n++] = (nghttp2_nv)HEADER(PROTO_H_FORWARDED, "1", 1);
     struct link_stream *s = stream_new(l, 0);
@@ -67,8 +110,6 @@ void link_reply(struct link_stream *s, int status)
         s->shut = s->local_end = true;
     if (nghttp2_submit_response(l->h2, s->id, nv, 1, status == 200 ? &data : NULL) != 0)
         link_fail(l, RC_NOMEM, "the link is out of memory");
-    if (status != 200 && !s->remote_end)
-        stream_rst(s, NGHTTP2_NO_ERROR);
     link_arm(l);
 }
 
@@ -149,6 +190,11 @@ char *link_write_reserve(struct link_stream *s, size_t max, size_t *ret_n)
     return p;
 }
 
+size_t link_write_room(const struct link_stream *s)
+{
+    return writable(s) ? LINK_SEND_MAX - s->out.n : 0;
+}
+
 void link_write_commit(struct link_stream *s, size_t n)
 {
     ring_commit(&s->out, n);
@@ -166,6 +212,17 @@ void link_shutdown(struct link_stream *s)
     resume(s);
 }
 
+void link_stream_reset(struct link_stream *s)
+{
+    if (!s || !s->owned)
+        return;
+    if (s->link && s->h2_open && s->link->h2 && !s->reset) {
+        stream_drop(s);
+        stream_rst(s, NGHTTP2_CANCEL);
+    }
+    link_stream_free(s);
+}
+
 /* When our side was ended the stream still sends what is queued, without an owner; then the other end is told to send no more. */
 void link_stream_free(struct link_stream *s)
 {
@@ -181,7 +238,8 @@ void link_stream_free(struct link_stream *s)
         stream_drop(s);
         stream_rst(s, s->replied || l->role == LINK_OPENER ? NGHTTP2_CANCEL : NGHTTP2_REFUSED_STREAM);
     }
-    if (l && s->h2_open && l->h2 && !s->reset && s->local_end && !s->remote_end)
+    bool refusal = s->replied && s->status != 200;      /* on_sent() resets it behind the answer; now, the reset would replace the answer */
+    if (l && s->h2_open && l->h2 && !s->reset && s->local_end && !s->remote_end && !refusal)
         stream_rst(s, NGHTTP2_NO_ERROR);
     stream_unref(s);
 }

@@ -11,7 +11,9 @@
 #include "http/server.h"
 #include "server/events/hub.h"
 #include "server/loop/loop.h"
+#include "server/messages/messages.h"
 #include "server/model/model.h"
+#include "server/vault/vault.h"
 #include "server/work/park.h"
 #include "store/store.h"
 
@@ -19,7 +21,8 @@ struct api;
 struct api_conf {
     struct ev *ev; struct jobs *jobs; struct store *store; struct loop *loop; struct model_registry *models;
     const struct seal_ring *seal;        /* seals the secrets of vaults and tunnels */
-    struct hub *hub; struct park *park;
+    struct vault *vault;                 /* validates credentials; NULL: that is not served */
+    struct hub *hub; struct park *park; struct messages *messages;
     const char *public_url;              /* base URL told to workers, or NULL */
     const char *organization_id, *workspace_id;
     int64_t lease_ms;                    /* default lease of a work item */

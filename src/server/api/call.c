@@ -246,10 +246,12 @@ static int take_body(struct call *c)
     const struct schema_op *op = c->route->op ? schema_op_find(c->route->op) : NULL;
     if (coding.p && coding.n && !slice_eq_nocase(coding, "identity"))
         return call_fail_code(c, RC_INVALID, "request_body_encoding_unsupported", "content-encoding '%.*s' is not supported", (int)(coding.n > 40 ? 40 : coding.n), coding.p);
-    if (c->route->body_max == 0 || slice_trim(raw).n == 0) {
+    if (c->route->flags & RAW_BODY || c->route->body_max == 0 || slice_trim(raw).n == 0) {
         c->body = json_object();
     } else {
-        TRY(js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e));
+        int rc = js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e);
+        if (rc < 0)
+            return c->route->flags & SECRET_BODY ? call_fail(c, rc, "body: invalid JSON, or too large") : rc;
         if (!json_is_object(c->body))
             return call_fail(c, RC_INVALID, "body: expected an object");
     }

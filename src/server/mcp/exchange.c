@@ -24,7 +24,7 @@ struct exchange {
     struct vault_lookup *lookup;
     struct fetch_call *fetch;
     struct ev_timer total, turn;         /* turn: delivers, resumes */
-    size_t way, ways_tried;
+    size_t way, n_ways, first_edge;
     bool refreshed, any_sent, answered, ended, resuming, talk;
     int resumes;
     struct fold fold;
@@ -216,7 +216,7 @@ static void on_head(void *ctx, int status, struct slice lines)
     char type[128];
     (void)status;
     if (x->route.kind == GUARD_TUNNEL)
-        x->s->m->edge = x->way;
+        x->s->m->edge = x->first_edge + x->way;
     copy_header(lines, "content-type", type, sizeof type);
     copy_header(lines, "mcp-session-id", x->session_id, sizeof x->session_id);
     copy_header(lines, "location", x->location, sizeof x->location);
@@ -285,18 +285,11 @@ static void read_error(struct exchange *x, int status, const struct buf *body)
 }
 
 /* ---- the way there ---- */
-static size_t ways(const struct exchange *x)
-{
-    if (x->route.kind == GUARD_TUNNEL)
-        return x->s->m->c.n_edges;
-    return x->route.n_addresses ? x->route.n_addresses : 1;
-}
-
 static bool next_way(struct exchange *x)
 {
-    if (++x->ways_tried >= ways(x))
+    if (x->way + 1 >= x->n_ways)
         return false;
-    x->way = (x->way + 1) % ways(x);
+    x->way++;
     send_request(x);
     return true;
 }
@@ -463,20 +456,12 @@ static void make_headers(struct exchange *x)
 static void send_request(struct exchange *x)
 {
     struct mcp_session *s = x->s;
-    const struct mcp_conf *c = &s->m->c;
-    struct fetch_via via = { .proxy = "" };
-    if (x->route.kind == GUARD_TUNNEL) {
-        via = (struct fetch_via){ .proxy = c->edges[x->way], .proxy_ca_file = c->edge_ca_file, .proxy_cert_file = c->edge_cert_file,
-                                  .proxy_key_file = c->edge_key_file, .proxy_note = PROTO_H_ERROR, .ca_pem = x->ca, .ca_pem_n = strlen(x->ca) };
-    } else if (x->route.n_addresses) {
-        via.address = x->route.addresses[x->way];
-    } else {
-        via.proxy = c->proxy;
-    }
+    struct fetch_via via[REACH_WAYS_MAX];
+    x->n_ways = reach_ways(s->m, &x->route, x->ca, x->first_edge, via);
     x->ended = false;
     make_headers(x);
     struct fetch_request r = {
-        .via = &via, .method = x->resuming ? "GET" : x->c.http_method, .url = x->url, .headers = (const char *const *)x->headers, .n_headers = x->n_headers,
+        .via = &via[x->way], .method = x->resuming ? "GET" : x->c.http_method, .url = x->url, .headers = (const char *const *)x->headers, .n_headers = x->n_headers,
         .secret_header = s->bearer ? "authorization" : NULL, .secret_prefix = "Bearer ", .secret = s->bearer, .body = x->resuming ? NULL : x->body,
         .body_n = x->body && !x->resuming ? strlen(x->body) : 0, .connect_ms = MCP_CONNECT_MS, .body_max = ANSWER_MAX, .on_head = on_head, .on_data = on_data,
         .on_done = on_done, .ctx = x,
@@ -525,11 +510,11 @@ static void on_route(void *ctx, int rc, const struct guard_route *r, const struc
     x->ca = r->ca_n ? str_ndup(r->ca_pem, r->ca_n) : NULL;
     x->route.ca_pem = NULL;
     if (r->kind == GUARD_TUNNEL && x->s->m->c.n_edges == 0) {
-        fail(x, MCP_REFUSED, "this server has no edge configured (setting tunnel.edges), so it cannot reach tunnels");
+        fail(x, MCP_REFUSED, "this server has no edge configured (setting tunnel.edge), so it cannot reach tunnels");
         return;
     }
-    x->way = r->kind == GUARD_TUNNEL ? x->s->m->edge % x->s->m->c.n_edges : 0;
-    x->ways_tried = 0;
+    x->way = 0;
+    x->first_edge = x->s->m->edge;
     look_credential(x, false);
 }
 

@@ -179,12 +179,19 @@ int mcp_new(const struct mcp_conf *c, struct mcp **ret, struct err *e)
     return RC_OK;
 }
 
+void mcp_use_vault(struct mcp *m, struct vault *v)
+{
+    if (!v)
+        list_foreach(s, &m->sessions, struct mcp_session, node)
+            session_gone(s);
+    m->c.vault = v;
+}
+
 void mcp_free(struct mcp *m)
 {
     if (!m)
         return;
-    list_foreach(s, &m->sessions, struct mcp_session, node)
-        session_gone(s);
+    mcp_use_vault(m, NULL);
     guard_free(m->guard);
     if (m->fetch)
         fetch_free(m->fetch);

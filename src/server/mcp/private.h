@@ -77,6 +77,11 @@ bool exchange_sent(const struct exchange *x);        /* something may have reach
 void exchange_answer(struct mcp_session *s, const struct fold_message *m);
 void exchange_stream_gone(struct mcp_session *s, const char *why);
 
+/* ---- reach.c ---- */
+#define REACH_WAYS_MAX 8
+/* The ways that a route gives, in the order to try them: strings borrowed from the route, the configuration and `ca` (the route's, with NUL; or NULL). */
+size_t reach_ways(const struct mcp *m, const struct guard_route *r, const char *ca, size_t first_edge, struct fetch_via ways[REACH_WAYS_MAX]);
+
 /* ---- handshake.c ---- */
 /* Makes the session ready to be used: revision and, where there is one, session id. Again after the server has forgotten it. */
 void handshake_start(struct mcp_session *s, void (*cb)(struct mcp_session *s, enum mcp_outcome o, const char *why));

@@ -289,8 +289,9 @@ struct model_raw *script_raw_start(void *ctx, const struct model_raw_request *r)
 
 void script_raw_hold(struct model_raw *c, bool on)
 {
+    bool was = c->held;
     c->held = on;
-    if (!on)
+    if (was && !on)
         ev_timer_set(c->self->ev, &c->timer, 0, tick);
 }
 

@@ -351,9 +351,47 @@ static int certificates_expiring(struct store *st, struct arena *a, int64_t befo
     return certificate_rows(&r, a, ret, ret_n, e);
 }
 
+/* ---- re-wrapping ---- */
+static int token_scan(struct store *st, struct arena *a, const char *after_id, int limit, struct store_tunnel_token **ret, size_t *ret_n, struct err *e)
+{
+    AUTO_READER rd = { 0 };
+    TRY(reader_take(sqlite_of(st), &rd, e));
+    AUTO_ROW r = { 0 };
+    TRY(db_query(rd.db, &r, a, e, "SELECT " TOKEN_COLS " FROM tunnel_tokens k WHERE k.id > ? ORDER BY k.id LIMIT ?", "sd", after_id ? after_id : "", page_limit(limit)));
+    struct store_tunnel_token *rows = NULL;
+    size_t n = 0, cap = 0;
+    int rc;
+    while ((rc = row_next(&r, e)) > 0) {
+        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
+        if (!rows)
+            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
+        rows[n++] = token_row(&r);
+        TRY(row_ok(&r, e));
+    }
+    TRY(rc);
+    *ret = rows;
+    *ret_n = n;
+    return RC_OK;
+}
+
+struct reseal { const char *id; const void *old, *fresh; size_t old_n, fresh_n; };
+
+static int token_reseal_tx(struct tx *t, void *arg, struct err *e)
+{
+    const struct reseal *x = arg;
+    TRY(db_run(t->db, e, "UPDATE tunnel_tokens SET sealed = ? WHERE id = ? AND sealed = ?", "bsb", x->fresh, x->fresh_n, x->id, x->old, x->old_n));
+    return db_changes(t->db) ? RC_OK : err_set(e, RC_CONFLICT, "tunnel token '%s' was changed meanwhile", x->id);
+}
+
+static int token_reseal(struct store *st, const char *id, const void *old, size_t old_n, const void *fresh, size_t fresh_n, struct err *e)
+{
+    struct reseal x = { id, old, fresh, old_n, fresh_n };
+    return writer_run(sqlite_of(st), token_reseal_tx, &x, e);
+}
+
 const struct store_tunnel_ops sqlite_tunnel_ops = {
     .create = tunnel_create, .get = tunnel_get, .find_domain = tunnel_find_domain, .list = tunnel_list, .archive = tunnel_archive,
-    .token_current = token_current, .token_rotate = token_rotate, .token_find = token_find,
+    .token_current = token_current, .token_rotate = token_rotate, .token_scan = token_scan, .token_reseal = token_reseal, .token_find = token_find,
     .certificate_add = certificate_add, .certificate_get = certificate_get, .certificate_list = certificate_list,
     .certificate_archive = certificate_archive, .certificates_expiring = certificates_expiring,
     .edge_seen = sqlite_edge_seen, .edge_for = sqlite_edge_for, .edge_list = sqlite_edge_list, .connector_list = sqlite_connector_list,

@@ -34,7 +34,8 @@ static int feed(struct ws_in *w, const uint8_t *in, size_t n, size_t step, char 
             o += strlen(name[item.kind]);
             out[o++] = ':';
         }
-        memcpy(out + o, item.p, item.n);
+        if (item.n)
+            memcpy(out + o, item.p, item.n);
         o += item.n;
         if (item.kind > WS_ITEM_DATA)
             out[o++] = '>';

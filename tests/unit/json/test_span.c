@@ -83,7 +83,7 @@ static void test_text(void **state)
     (void)state;
     static const struct { const char *raw, *want; } t[] = {
         { "\"\"", "" }, { "\"a\\/b\\\\\"", "a/b\\" }, { "\"\\u00e9\\u20ac\\ud83d\\ude00\"", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80" }, { "\"\\b\\f\\n\\r\\t\"", "\b\f\n\r\t" },
-        { "\"\\u0000\"", NULL }, { "\"\\ud800\"", NULL }, { "\"\\ude00\"", NULL }, { "\"\\ud800\\u0041\"", NULL }, { "12", NULL }, { "\"", NULL }, { "", NULL },
+        { "\"\xff\"", NULL }, { "\"\\u0000\"", NULL }, { "\"\\ud800\"", NULL }, { "\"\\ude00\"", NULL }, { "\"\\ud800\\u0041\"", NULL }, { "12", NULL }, { "\"", NULL }, { "", NULL },
     };
     for (size_t i = 0; i < COUNT_OF(t); i++) {
         struct buf b;
