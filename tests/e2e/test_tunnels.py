@@ -439,6 +439,22 @@ def test_tokens_are_sealed_at_rest(w, api, tunnel):
     assert log_lines(w, "audit.tunnel_token_revealed")[-1]["token_id"] == k["id"]
 
 
+def test_another_sealing_key(fresh, spec):
+    """Re-wrapping leaves every token as it was; one of an archived tunnel has no text any more and is no hindrance."""
+    w = fresh(server_args=["--tunnel-domain", DOMAIN])
+    api = TunnelApi(w.server.url, w.key, spec)
+    live, gone = api.post("/v1/tunnels", {}).ok(), api.post("/v1/tunnels", {}).ok()
+    k = reveal(api, live["id"])
+    api.post(f"/v1/tunnels/{gone['id']}/archive").ok()
+    w.server.cli("vault", "key", "add", "--data", str(w.server.data))
+    w.server.cli("vault", "rewrap", "--data", str(w.server.data))
+    key = w.server.data / "vault.key"
+    lines = [x for x in key.read_text().splitlines() if x and not x.startswith("#")]
+    assert len(lines) == 2
+    key.write_text(lines[0] + "\n")                                               # the old key goes
+    assert reveal(api, live["id"]) == k
+
+
 def test_a_lost_key_file_is_said(fresh, spec):
     w = fresh(server_args=["--tunnel-domain", DOMAIN])
     api = TunnelApi(w.server.url, w.key, spec)
