@@ -352,12 +352,13 @@ static int certificates_expiring(struct store *st, struct arena *a, int64_t befo
 }
 
 /* ---- re-wrapping ---- */
+/* Without the tokens of archived tunnels, whose text is gone. */
 static int token_scan(struct store *st, struct arena *a, const char *after_id, int limit, struct store_tunnel_token **ret, size_t *ret_n, struct err *e)
 {
     AUTO_READER rd = { 0 };
     TRY(reader_take(sqlite_of(st), &rd, e));
     AUTO_ROW r = { 0 };
-    TRY(db_query(rd.db, &r, a, e, "SELECT " TOKEN_COLS " FROM tunnel_tokens k WHERE k.id > ? ORDER BY k.id LIMIT ?", "sd", after_id ? after_id : "", page_limit(limit)));
+    TRY(db_query(rd.db, &r, a, e, "SELECT " TOKEN_COLS " FROM tunnel_tokens k WHERE k.id > ? AND length(k.sealed) > 0 ORDER BY k.id LIMIT ?", "sd", after_id ? after_id : "", page_limit(limit)));
     struct store_tunnel_token *rows = NULL;
     size_t n = 0, cap = 0;
     int rc;

@@ -152,6 +152,28 @@ static void kind_must_agree(void **state)
     assert_int_equal(check(f, NULL, text, T0), RC_UNAUTHORIZED);
 }
 
+static void edge_keys(void **state)
+{
+    struct fix *f = *state;
+    char text[TOKEN_MAX], id[ID_MAX], h[256];
+    struct store_key *list;
+    size_t n;
+    assert_int_equal(auth_edge_key_create(f->st, "edge 1", text, id, &f->e), RC_OK);
+    assert_true(str_prefix(text, "ow-edge-") && strlen(text) == strlen("ow-edge-") + 43);
+    assert_true(str_prefix(id, "edgekey_01"));
+    (void)snprintf(h, sizeof h, "Bearer %s", text);
+    assert_int_equal(check(f, h, NULL, T0), RC_OK);
+    assert_int_equal(who.kind, WHO_EDGE);
+    assert_int_equal(who.role, ROLE_NONE);
+    assert_string_equal(who.key_id, id);
+    assert_null(who.env_id);
+    assert_int_equal(f->st->ops->key_list(f->st, f->a, KEY_EDGE, NULL, &list, &n, &f->e), RC_OK);
+    assert_int_equal(n, 1);
+    assert_string_equal(list[0].name, "edge 1");
+    assert_int_equal(f->st->ops->key_revoke(f->st, id, T0, &f->e), RC_OK);
+    assert_int_equal(check(f, h, NULL, T0), RC_UNAUTHORIZED);
+}
+
 static void making(void **state)
 {
     struct fix *f = *state;
@@ -247,6 +269,6 @@ static void work_secrets(void **state)
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-    const struct CMUnitTest tests[] = { T(known), T(refused), T(kind_must_agree), T(making), cmocka_unit_test(work_secrets) };
+    const struct CMUnitTest tests[] = { T(known), T(refused), T(kind_must_agree), T(edge_keys), T(making), cmocka_unit_test(work_secrets) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

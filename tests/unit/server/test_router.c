@@ -59,8 +59,14 @@ static void test_permissions(void **state)
         bool edges = strncmp(r->path, "/outwork/v1/edges/", 18) == 0;        /* what edges ask: with their own kind of key, and nothing else with it */
         assert_int_equal(edges, (r->flags & WHO_EDGE_KEY) != 0);
         if (strncmp(r->path, "/outwork/", 9) == 0) {
-            assert_int_equal(r->role, edges ? ROLE_NONE : r->method == HTTP_GET && strncmp(r->path, "/outwork/v1/tunnels", 19) == 0 ? ROLE_USER : ROLE_ADMIN);
+            bool status = strncmp(r->path, "/outwork/v1/tunnels", 19) == 0;
+            assert_int_equal(r->role, edges ? ROLE_NONE : status ? ROLE_USER : ROLE_ADMIN);
             assert_int_equal(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN), 0);
+            assert_true(!status || r->method == HTTP_GET);
+        }
+        if (strncmp(r->path, "/v1/tunnels", 11) == 0 || strncmp(r->path, "/v1/organizations/tunnels", 25) == 0) {
+            assert_int_equal(r->role, r->method == HTTP_GET ? ROLE_USER : ROLE_ADMIN);      /* "Manage tunnels", tunnels.md 2.6 */
+            assert_true(r->flags & (BETA_TUNNELS | BETA_ORG_TUNNELS));
         }
         if (r->method != HTTP_GET && strstr(r->path, "/v1/agents"))
             assert_true(r->role >= ROLE_DEVELOPER);

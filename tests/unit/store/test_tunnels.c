@@ -138,6 +138,11 @@ static void tokens(void **state)
     OK(O(token_rotate)(f->st, &k, T0 + 40, T0 + 50, &f->e));
     OK(O(archive)(f->st, "tnl_1", T0 + 60, &f->e));
     RC(RC_NOT_FOUND, find(f, "tnl_1", 4, T0 + 60));                          /* was over before */
+    struct store_tunnel_token *rows;
+    size_t n;
+    OK(O(token_scan)(f->st, f->a, NULL, 10, &rows, &n, &f->e));              /* an archived tunnel's token has no text to seal again */
+    assert_int_equal(n, 1);
+    assert_string_equal(rows[0].tunnel_id, "tnl_2");
     RC(RC_INVALID, find(f, "tnl_1", 6, T0 + 60));                            /* its holder learns why */
     RC(RC_INVALID, O(token_current)(f->st, f->a, "tnl_1", &g, &f->e));
     k = tok("ttok_7", "tnl_1", 7);
