@@ -35,7 +35,6 @@ test:
 
 asan:
 	@tools/setup test
-	@tools/build $(ASAN) all
 	@tools/run-tests --asan-only $(BUILD) $(ASAN)
 
 bench: build

@@ -15,6 +15,7 @@ static const struct kind_row kinds[] = {
     { AUTH_PREFIX_API, WHO_API_KEY },
     { AUTH_PREFIX_ENVIRONMENT, WHO_ENVIRONMENT },
     { AUTH_PREFIX_SESSION, WHO_SESSION },
+    { AUTH_PREFIX_EDGE, WHO_EDGE },
 };
 
 static bool is_token_char(char c)
@@ -48,11 +49,17 @@ static struct slice bearer(struct slice h)
     return slice_trim((struct slice){ h.p + n, h.n - n });
 }
 
+/* The kind of key row that a credential of this form must have: none may pass for another. */
+static enum key_kind key_kind_of(enum principal_kind kind)
+{
+    return kind == WHO_API_KEY ? KEY_API : kind == WHO_EDGE ? KEY_EDGE : KEY_ENVIRONMENT;
+}
+
 static int from_key(struct store *st, struct arena *a, enum principal_kind kind, const uint8_t hash[SHA256_BYTES], struct principal *ret, struct err *e)
 {
     struct store_key k;
     TRY(st->ops->key_find(st, a, hash, &k, e));
-    if ((k.kind == KEY_API) != (kind == WHO_API_KEY))
+    if (k.kind != key_kind_of(kind))
         return RC_NOT_FOUND;
     *ret = (struct principal){ .kind = kind, .key_id = k.id, .role = kind == WHO_API_KEY ? k.role : ROLE_NONE, .env_id = k.env_id };
     return RC_OK;
@@ -124,6 +131,12 @@ int auth_environment_key_create(struct store *st, const char *env_id, const char
         return err_set(e, RC_INVALID, "an environment key needs an environment");
     struct store_key k = { .kind = KEY_ENVIRONMENT, .env_id = env_id, .name = name, .revoked_ms = -1, .last_used_ms = -1 };
     return key_create(st, &k, AUTH_PREFIX_ENVIRONMENT, "ekey", ret, ret_id, e);
+}
+
+int auth_edge_key_create(struct store *st, const char *name, char ret[TOKEN_MAX], char ret_id[ID_MAX], struct err *e)
+{
+    struct store_key k = { .kind = KEY_EDGE, .name = name, .revoked_ms = -1, .last_used_ms = -1 };
+    return key_create(st, &k, AUTH_PREFIX_EDGE, "edgekey", ret, ret_id, e);
 }
 
 static const struct { const char *name; enum key_role role; } roles[] = {

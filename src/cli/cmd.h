@@ -4,7 +4,10 @@
 
 int cmd_key(int argc, char **argv);
 int cmd_environment_key(int argc, char **argv);
+int cmd_edge_key(int argc, char **argv);
+int cmd_tunnel(int argc, char **argv);
 int cmd_environment(int argc, char **argv);
+int cmd_vault(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_dev(int argc, char **argv);

@@ -24,7 +24,7 @@
 #define BETA "anthropic-beta: managed-agents-2026-04-01\r\n"
 
 struct settings {
-    char *data, *listen, *provider, *model_url, *model_key_file, *script_file, *network, *log_level;
+    char *data, *listen, *tunnel_domain, *provider, *model_url, *model_key_file, *script_file, *network, *log_level;
     int64_t max_sessions;
 };
 
@@ -37,6 +37,7 @@ static const struct conf_key keys[] = {
     { .name = "model.url", .type = CONF_STR, .field = FIELD(model_url), .arg = "URL", .help = "Base URL of the Messages API." },
     { .name = "model.key-file", .type = CONF_STR, .field = FIELD(model_key_file), .arg = "FILE", .help = "File with the model API key." },
     { .name = "script.file", .type = CONF_STR, .field = FIELD(script_file), .arg = "FILE", .help = "Script for the provider script." },
+    { .name = "tunnel.domain", .type = CONF_STR, .field = FIELD(tunnel_domain), .dflt = "tunnel.localhost", .arg = "NAME", .help = "Tunnels get host names below this one." },
     { .name = "sandbox.network", .type = CONF_STR, .field = FIELD(network), .dflt = "none", .arg = "none|host", .help = "What the tools' network reaches." },
     { .name = "max-sessions", .type = CONF_INT, .field = FIELD(max_sessions), .dflt = "16", .min = "1", .max = "1024", .help = "Sessions served at once." },
     { .name = "log-level", .type = CONF_STR, .field = FIELD(log_level), .dflt = "info", .arg = "LEVEL", .help = "debug, info, warn or error." },
@@ -268,9 +269,10 @@ static void try_ready(struct ev_timer *t)
 
 static int start_server(struct dev *d)
 {
-    char *argv[20], *data = str_printf("%s/server", d->s.data);
+    char *argv[24], *data = str_printf("%s/server", d->s.data);
     size_t n = 0;
     argv[n++] = "outwork", argv[n++] = "server", argv[n++] = "--data", argv[n++] = data, argv[n++] = "--listen", argv[n++] = d->s.listen;
+    argv[n++] = "--tunnel-domain", argv[n++] = d->s.tunnel_domain;
     argv[n++] = "--log-level", argv[n++] = d->s.log_level, argv[n++] = "--model-provider", argv[n++] = d->s.provider;
     if (d->s.model_url)
         argv[n++] = "--model-url", argv[n++] = d->s.model_url;

@@ -1,4 +1,4 @@
-/* `outwork key`, `outwork environment-key`, `outwork environment`: credentials and environments straight in the data directory, also while the
+/* `outwork key`, `outwork environment-key`, `outwork edge-key`, `outwork environment`: credentials and environments straight in the data directory, also while the
  * server runs and before its first start. A key is printed once, alone on stdout; everything said about it goes to stderr. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,6 +32,7 @@ static const struct conf_key api_keys[] = {
     KEY_NAME, KEY_JSON,
 };
 static const struct conf_key environment_keys[] = { KEY_DATA, KEY_NAME, KEY_JSON };
+static const struct conf_key edge_keys[] = { KEY_DATA, KEY_NAME, KEY_JSON };
 static const struct conf_key environments[] = {
     KEY_DATA, KEY_JSON,
     { .name = "archived", .type = CONF_BOOL, .field = F(archived), .dflt = "false", .help = "List archived environments too." },
@@ -53,6 +54,14 @@ static const struct conf_program environment_key_program = {
               "  outwork environment-key list env_01...             without ENV_ID: of all environments\n"
               "  outwork environment-key revoke ekey_01...\n",
     .keys = environment_keys, .n_keys = COUNT_OF(environment_keys),
+};
+static const struct conf_program edge_key_program = {
+    .command = "outwork edge-key", .summary = "Create, list and revoke the keys that edges use towards the server.", .usage = "create|list|revoke [options] [KEY_ID]",
+    .epilog = "Examples:\n"
+              "  outwork edge-key create --name edge-1              prints the key, once\n"
+              "  outwork edge-key list\n"
+              "  outwork edge-key revoke edgekey_01...              acts on the edge's next call\n",
+    .keys = edge_keys, .n_keys = COUNT_OF(edge_keys),
 };
 static const struct conf_program environment_program = {
     .command = "outwork environment", .summary = "List environments.", .usage = "list [options]",
@@ -114,25 +123,45 @@ static int print_json(json_t *take_rows)
     return EXIT_DONE;
 }
 
-static int print_keys(const struct run *r, const struct store_key *k, size_t n)
+/* The column, and the JSON member, that only keys of this kind have; edge keys have none. */
+static const struct { const char *title, *member; } extra[] = {
+    [KEY_API] = { "ROLE", "role" }, [KEY_ENVIRONMENT] = { "ENVIRONMENT", "environment_id" }, [KEY_EDGE] = { NULL, NULL },
+};
+
+static const char *extra_of(const struct store_key *k)
+{
+    return k->kind == KEY_API ? auth_role_name(k->role) : k->env_id;
+}
+
+static void print_key_line(const struct store_key *k)
 {
     char created[RFC3339_MAX], used[RFC3339_MAX];
-    bool api = r->program == &key_program;
-    if (!r->s.json)
-        printf("%-32s %-32s %-7s %-24s %-24s %-8s %s\n", "ID", api ? "ROLE" : "ENVIRONMENT", "KEY", "CREATED", "LAST USED", "STATE", "NAME");
+    printf("%-32s ", k->id);
+    if (extra[k->kind].title)
+        printf("%-32s ", extra_of(k));
+    printf("...%-4s %-24s %-24s %-8s ", k->hint, time_text(k->created_ms, created), time_text(k->last_used_ms, used), k->revoked_ms < 0 ? "active" : "revoked");
+    print_text(k->name);
+}
+
+static int print_keys(const struct run *r, enum key_kind kind, const struct store_key *k, size_t n)
+{
+    if (!r->s.json) {
+        printf("%-32s ", "ID");
+        if (extra[kind].title)
+            printf("%-32s ", extra[kind].title);
+        printf("%-7s %-24s %-24s %-8s %s\n", "KEY", "CREATED", "LAST USED", "STATE", "NAME");
+    }
     AUTO_JS rows = json_array();
     for (size_t i = 0; i < n; i++) {
-        const char *what = api ? auth_role_name(k[i].role) : k[i].env_id;
         if (!r->s.json) {
-            printf("%-32s %-32s ...%-4s %-24s %-24s %-8s ", k[i].id, what, k[i].hint, time_text(k[i].created_ms, created), time_text(k[i].last_used_ms, used),
-                   k[i].revoked_ms < 0 ? "active" : "revoked");
-            print_text(k[i].name);
+            print_key_line(&k[i]);
             continue;
         }
         json_t *row = json_object();
         js_set_str(row, "id", k[i].id);
         js_set_str(row, "name", k[i].name);
-        js_set_str(row, api ? "role" : "environment_id", what);
+        if (extra[kind].member)
+            js_set_str(row, extra[kind].member, extra_of(&k[i]));
         js_set_str(row, "hint", k[i].hint);
         js_set_time(row, "created_at", k[i].created_ms);
         js_set_time(row, "last_used_at", k[i].last_used_ms);
@@ -152,7 +181,7 @@ static int list_keys(const struct run *r, enum key_kind kind)
     if (open_data(r, false, &st, &e) < 0)
         return fail(r, &e);
     int rc = st->ops->key_list(st, a, kind, r->arg, &k, &n, &e);
-    int status = rc < 0 ? fail(r, &e) : print_keys(r, k, n);
+    int status = rc < 0 ? fail(r, &e) : print_keys(r, kind, k, n);
     store_close(st);
     return status;
 }
@@ -224,9 +253,10 @@ static int create_key(const struct run *r, enum key_kind kind)
         fprintf(stderr, "%s: --role '%s' is none of admin, developer, user\n", r->program->command, r->s.role);
         return EXIT_USAGE;
     }
-    if (open_data(r, kind == KEY_API, &st, &e) < 0)      /* a new directory has no environment to make a key for */
+    if (open_data(r, kind != KEY_ENVIRONMENT, &st, &e) < 0)      /* a new directory has no environment to make a key for */
         return fail(r, &e);
-    int rc = kind == KEY_API ? auth_api_key_create(st, role, r->s.name, text, id, &e) : auth_environment_key_create(st, r->arg, r->s.name, text, id, &e);
+    int rc = kind == KEY_API ? auth_api_key_create(st, role, r->s.name, text, id, &e)
+           : kind == KEY_EDGE ? auth_edge_key_create(st, r->s.name, text, id, &e) : auth_environment_key_create(st, r->arg, r->s.name, text, id, &e);
     store_close(st);
     if (rc < 0)
         return fail(r, &e);
@@ -254,16 +284,19 @@ static int revoke_key(const struct run *r)
     return EXIT_DONE;
 }
 
-static int do_key(const struct run *r)
+static int do_plain_key(const struct run *r, enum key_kind kind)
 {
     if (str_eq(r->verb, "create"))
-        return r->arg ? usage(r, "`create` takes no argument") : create_key(r, KEY_API);
+        return r->arg ? usage(r, "`create` takes no argument") : create_key(r, kind);
     if (str_eq(r->verb, "list"))
-        return r->arg ? usage(r, "`list` takes no argument") : list_keys(r, KEY_API);
+        return r->arg ? usage(r, "`list` takes no argument") : list_keys(r, kind);
     if (str_eq(r->verb, "revoke"))
         return r->arg ? revoke_key(r) : usage(r, "`revoke` needs a KEY_ID");
     return usage(r, "expected create, list or revoke");
 }
+
+static int do_key(const struct run *r) { return do_plain_key(r, KEY_API); }
+static int do_edge_key(const struct run *r) { return do_plain_key(r, KEY_EDGE); }
 
 static int do_environment_key(const struct run *r)
 {
@@ -307,4 +340,5 @@ static int dispatch(const struct conf_program *p, int (*run)(const struct run *r
 
 int cmd_key(int argc, char **argv) { return dispatch(&key_program, do_key, argc, argv); }
 int cmd_environment_key(int argc, char **argv) { return dispatch(&environment_key_program, do_environment_key, argc, argv); }
+int cmd_edge_key(int argc, char **argv) { return dispatch(&edge_key_program, do_edge_key, argc, argv); }
 int cmd_environment(int argc, char **argv) { return dispatch(&environment_program, do_environment, argc, argv); }

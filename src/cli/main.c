@@ -6,6 +6,8 @@
 #include "base/str.h"
 #include "cli/cmd.h"
 #include "cli/commands.h"
+#include "gateway/gateway.h"
+#include "edge/edge.h"
 #include "server/server.h"
 #include "worker/worker.h"
 
@@ -15,10 +17,15 @@ static int cmd_help(int argc, char **argv);
 const struct command commands[] = {
     { "server", COMMAND_ROLE, server_main, "serve the HTTP API, the agent loop and the work queue" },
     { "worker", COMMAND_ROLE, worker_main, "claim work and run its tool calls in kernel sandboxes" },
+    { "gateway", COMMAND_ROLE, gateway_main, "reach MCP servers inside your network: links out to an edge, inner TLS, routes" },
+    { "edge", COMMAND_ROLE, edge_main, "take connections of gateways and relay ciphertext to them by host name" },
     { "dev", COMMAND_ROLE, cmd_dev, "run server and worker on this machine, print keys and URLs" },
     { "key", COMMAND_OPERATE, cmd_key, "create, list and revoke API keys" },
     { "environment", COMMAND_OPERATE, cmd_environment, "list environments" },
     { "environment-key", COMMAND_OPERATE, cmd_environment_key, "create, list and revoke the keys that workers use" },
+    { "edge-key", COMMAND_OPERATE, cmd_edge_key, "create, list and revoke the keys that edges use" },
+    { "tunnel", COMMAND_OPERATE, cmd_tunnel, "create, list and end tunnels, their tokens and certificates" },
+    { "vault", COMMAND_OPERATE, cmd_vault, "replace the key that seals the secrets of vaults and tunnels" },
     { "audit", COMMAND_OPERATE, cmd_audit, "verify a worker's hash-chained audit log" },
     { "doctor", COMMAND_OPERATE, cmd_doctor, "say what this kernel can enforce for the sandbox, and what not" },
     { "completion", COMMAND_OPERATE, cmd_completion, "print the completion script for bash or zsh" },

@@ -38,6 +38,7 @@ static void slots_free(struct conf_slot *slots, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         drop_items(&slots[i]);
+        conf_tree_free(slots[i].tree);
         free(slots[i].where);
     }
     free(slots);
@@ -123,6 +124,8 @@ static int long_flag(struct flags *f, const char *arg)
     for (size_t i = 0; i < f->p->n_keys; i++) {
         const struct conf_key *k = &f->p->keys[i];
         conf_flag_name(k->name, name);
+        if (conf_file_only(k))
+            continue;
         bool same = strcmp(shown, name) == 0, no = !same && k->type == CONF_BOOL && str_prefix(shown, "--no-") && strcmp(shown + 5, name + 2) == 0;
         if (!same && !no)
             continue;
@@ -199,7 +202,7 @@ static int read_flags(struct flags *f)
 static void read_variable(const struct conf_key *k, struct conf_slot *s, const char *name)
 {
     const char *v = getenv(name);
-    if (!v || !*v)
+    if (!v || !*v || conf_file_only(k))
         return;
     if (k->secret) {        /* taken even when something better was set: it must not stay in the environment */
         AUTO_PTR(secret) x = secret_take_env(name);
@@ -255,6 +258,17 @@ static const char *file_name(const struct flags *f)
     return env && *env ? env : NULL;
 }
 
+const char *conf_file(const struct conf_program *p, int argc, char *const *argv)
+{
+    struct conf_slot *slots = xcalloc(p->n_keys, sizeof *slots);
+    struct conf_list pos = { 0 };
+    struct flags f = { .p = p, .slots = slots, .argv = (char **)(uintptr_t)argv, .argc = argc, .pos = &pos };
+    const char *name = read_flags(&f) == RC_OK && conf_builtin(p, CONF_CONFIG) ? file_name(&f) : NULL;
+    slots_free(slots, p->n_keys);
+    free(pos.item);
+    return name;
+}
+
 /* ---- values ---- */
 
 static void *field(const struct conf_key *k, void *settings) { return (char *)settings + k->field; }
@@ -263,7 +277,7 @@ static void *field(const struct conf_key *k, void *settings) { return (char *)se
 static int wrong(const struct conf_key *k, const struct conf_slot *s, const char *text, struct err *e)
 {
     static const char *const form[] = { "text", "a whole number", "true or false", "a time with a unit such as 250ms, 30s, 5m, 1h or 7d",
-                                        "a size with a unit such as 64KiB or 2GiB", "one of ", "a list" };
+                                        "a size with a unit such as 64KiB or 2GiB", "one of ", "a list", "a section" };
     char range[96] = "";
     if (k->type != CONF_ENUM && k->min && k->max)
         (void)snprintf(range, sizeof range, ", from %s to %s", k->min, k->max);
@@ -377,7 +391,7 @@ static int set_list(struct conf_list *l, const struct conf_slot *s)
     return RC_OK;
 }
 
-static int set_value(const struct conf_key *k, const struct conf_slot *s, void *settings, struct err *e)
+static int set_value(const struct conf_key *k, struct conf_slot *s, void *settings, struct err *e)
 {
     const char *text = s->n ? s->item[s->n - 1] : "";
     void *at = field(k, settings);
@@ -394,6 +408,7 @@ static int set_value(const struct conf_key *k, const struct conf_slot *s, void *
         if (rc < 0)
             return err_set(e, RC_INVALID, "%s: more than %d entries", s->where ? s->where : default_where, CONF_ITEMS_MAX);
         break;
+    case CONF_TREE: *(struct conf_tree **)at = TAKE(s->tree); rc = RC_OK; break;
     }
     return rc < 0 ? wrong(k, s, text, e) : RC_OK;
 }
@@ -491,6 +506,10 @@ void conf_free(const struct conf_program *p, void *settings)
             }
             free(l->item);
             *l = (struct conf_list){ 0 };
+        } else if (k->type == CONF_TREE) {
+            struct conf_tree **t = at;
+            conf_tree_free(*t);
+            *t = NULL;
         }
     }
 }

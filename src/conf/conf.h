@@ -15,8 +15,25 @@ enum conf_type {
     CONF_SIZE,       /* uint64_t bytes; text needs a unit */
     CONF_ENUM,       /* int, index into `choices` ("a|b|c") */
     CONF_LIST,       /* struct conf_list: YAML sequence, or a flag given several times, or comma-separated text ("\," is a comma) */
+    CONF_TREE,       /* struct conf_tree *, NULL when unset: a mapping of any shape, for the program to read; only in the file */
 };
 struct conf_list { char **item; size_t n; };
+
+/* A part of the file as it was written. Names keep their form; each knows its line, so that whoever reads it can say where something is wrong. */
+enum conf_node_kind { CONF_NODE_TEXT, CONF_NODE_LIST, CONF_NODE_MAP };
+struct conf_node {
+    enum conf_node_kind kind;
+    size_t line;                 /* from 1 */
+    char *key;                   /* in a mapping: its name; NULL elsewhere */
+    char *text;                  /* CONF_NODE_TEXT; NULL: nothing was given (null, ~) */
+    bool quoted;                 /* CONF_NODE_TEXT: in quotes, or a block */
+    struct conf_node *child; size_t n;
+};
+struct conf_tree { char *file; struct conf_node root; };
+/* The child of that name, NULL when there is none. */
+const struct conf_node *conf_node_get(const struct conf_node *map, const char *key);
+/* "file:line: path: text" -> RC_INVALID; `path` may be "". */
+int conf_node_err(const struct conf_tree *t, const struct conf_node *at, const char *path, struct err *e, const char *fmt, ...) PRINTF_LIKE(5, 6);
 
 struct conf_key {
     const char *name;            /* as in YAML: "model.url" (nested or dotted); flag: --model-url */
@@ -59,5 +76,7 @@ int  conf_write_markdown(const struct conf_program *p, struct buf *out);        
 int  conf_write_help(const struct conf_program *p, struct buf *out);                              /* what --help prints */
 /* One line per flag: "--flag <TAB> placeholder, or a|b|c, or empty for a boolean <TAB> help": for shell completion. */
 int  conf_complete(const struct conf_program *p, struct buf *out);
+/* The settings file that conf_load() would read: --config, OUTWORK_CONFIG, or NULL. Borrowed. */
+const char *conf_file(const struct conf_program *p, int argc, char *const *argv);
 /* As conf_load() with this text as the file, without flags and environment: for tests and fuzzing. */
 MUST_CHECK int conf_load_text(const struct conf_program *p, const char *yaml, size_t n, void *settings, struct err *e);

@@ -87,7 +87,7 @@ static void write_row(struct buf *out, const char *left, const char *text)
 
 static const char *placeholder(const struct conf_key *k)
 {
-    static const char *const by_type[] = { "TEXT", "N", "", "TIME", "SIZE", "CHOICE", "LIST" };
+    static const char *const by_type[] = { "TEXT", "N", "", "TIME", "SIZE", "CHOICE", "LIST", "" };
     return k->arg ? k->arg : k->type == CONF_ENUM && k->choices ? k->choices : by_type[k->type];
 }
 
@@ -118,7 +118,9 @@ static void write_key(struct buf *out, const struct conf_key *k)
     buf_init(&text, 4 * NOTES_MAX);
     conf_flag_name(k->name, flag);
     conf_env_name(k->name, env);
-    if (k->secret)
+    if (conf_file_only(k))
+        (void)snprintf(left, sizeof left, "  %s:", k->name);
+    else if (k->secret)
         (void)snprintf(left, sizeof left, "  %s", k->env ? k->env : env);
     else if (k->short_flag)
         (void)snprintf(left, sizeof left, "  -%c, %s %s", k->short_flag, flag, placeholder(k));
@@ -128,6 +130,8 @@ static void write_key(struct buf *out, const struct conf_key *k)
         (void)snprintf(left, sizeof left, "  --no-%s", flag + 2);
     write_notes(k, &notes);
     (void)buf_puts(&text, k->help ? k->help : "");
+    if (conf_file_only(k))
+        (void)buf_puts(&text, " Only in the settings file.");
     if (k->secret)
         (void)buf_puts(&text, " A secret: only as a variable or in a settings file that no other user can read.");
     if (buf_len(&notes))
@@ -248,6 +252,28 @@ static void write_text(struct buf *out, const char *s)
         write_quoted(out, s);
 }
 
+/* In YAML's flow form, which is JSON. */
+static void write_node(const struct conf_node *x, struct buf *out)
+{
+    if (x->kind == CONF_NODE_TEXT) {
+        if (x->text)
+            write_quoted(out, x->text);
+        else
+            (void)buf_puts(out, "null");
+        return;
+    }
+    (void)buf_putc(out, x->kind == CONF_NODE_MAP ? '{' : '[');
+    for (size_t i = 0; i < x->n; i++) {
+        (void)buf_puts(out, i ? ", " : "");
+        if (x->kind == CONF_NODE_MAP) {
+            write_quoted(out, x->child[i].key);
+            (void)buf_puts(out, ": ");
+        }
+        write_node(&x->child[i], out);
+    }
+    (void)buf_putc(out, x->kind == CONF_NODE_MAP ? '}' : ']');
+}
+
 static void write_value(const struct conf_key *k, const void *settings, struct buf *out)
 {
     const void *at = (const char *)settings + k->field;
@@ -283,6 +309,9 @@ static void write_value(const struct conf_key *k, const void *settings, struct b
         (void)buf_putc(out, ']');
         return;
     }
+    case CONF_TREE:
+        write_node(&(*(struct conf_tree *const *)at)->root, out);
+        return;
     }
     (void)buf_puts(out, text);
 }
@@ -290,7 +319,7 @@ static void write_value(const struct conf_key *k, const void *settings, struct b
 static void write_setting(const struct conf_key *k, const char *name, const char *indent, const void *settings, struct buf *out)
 {
     const void *at = (const char *)settings + k->field;
-    bool unset = k->type == CONF_STR ? !*(char *const *)at : k->type == CONF_LIST && k->secret && !((const struct conf_list *)at)->n;
+    bool unset = k->type == CONF_STR || k->type == CONF_TREE ? !*(void *const *)at : k->type == CONF_LIST && k->secret && !((const struct conf_list *)at)->n;
     if (k->secret || unset) {
         (void)buf_printf(out, "%s# %s: %s\n", indent, name, unset ? "(not set)" : "(set, not shown)");
         return;
@@ -346,8 +375,10 @@ int conf_write_markdown(const struct conf_program *p, struct buf *out)
         conf_flag_name(k->name, flag);
         conf_env_name(k->name, env);
         (void)buf_printf(out, "| `%s` | ", k->name);
-        (void)(k->secret ? buf_puts(out, "none: a secret |") : buf_printf(out, "`%s` |", flag));
-        (void)buf_printf(out, " `%s`%s%s%s | ", env, k->env ? ", `" : "", k->env ? k->env : "", k->env ? "`" : "");
+        (void)(conf_file_only(k) ? buf_puts(out, "only in the file |") : k->secret ? buf_puts(out, "none: a secret |") : buf_printf(out, "`%s` |", flag));
+        if (conf_file_only(k))
+            env[0] = '\0';
+        (void)buf_printf(out, *env ? " `%s`%s%s%s | " : " %s%s%s%s | ", env, k->env ? ", `" : "", k->env ? k->env : "", k->env ? "`" : "");
         write_cell(out, k->dflt ? k->dflt : "");
         if (k->type == CONF_ENUM)
             (void)snprintf(allowed, sizeof allowed, "%s", k->choices ? k->choices : "");
@@ -368,7 +399,7 @@ int conf_complete(const struct conf_program *p, struct buf *out)
     for (size_t i = 0; i < p->n_keys; i++) {
         const struct conf_key *k = &p->keys[i];
         char flag[CONF_NAME_MAX];
-        if (k->hidden || k->secret)
+        if (k->hidden || conf_no_flag(k))
             continue;
         conf_flag_name(k->name, flag);
         const char *value = k->type == CONF_ENUM && k->choices ? k->choices : placeholder(k), *help = k->help ? k->help : "";

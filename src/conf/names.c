@@ -93,7 +93,7 @@ void conf_suggest(const struct conf_program *p, enum conf_kind kind, const char 
                 (void)str_copy(name, section + 1 < sizeof name ? section + 1 : sizeof name, p->keys[i].name);
                 consider(&b, wrong, name);
             }
-        } else if (!p->keys[i].secret) {
+        } else if (!conf_no_flag(&p->keys[i])) {
             conf_flag_name(p->keys[i].name, name);
             consider(&b, wrong, name);
         }

@@ -13,6 +13,7 @@ struct conf_slot {
     bool   split;            /* items are comma-separated text (lists) */
     char  *where;            /* "flag --x", "variable X", "file.yaml:12", "default" */
     size_t file_line;        /* where the file set it, 0: nowhere */
+    struct conf_tree *tree;  /* CONF_TREE */
 };
 
 const struct conf_key *conf_find(const struct conf_program *p, const char *name, size_t n);
@@ -21,6 +22,10 @@ int conf_slot_add(struct conf_slot *s, const char *text, size_t n);
 /* Fills unset slots from YAML text; `name` is for messages. `others_read`: other users can read the file. */
 int conf_read_yaml(const struct conf_program *p, struct conf_slot *slots, const char *name, const char *text, size_t n,
                    bool others_read, struct err *e);
+/* Has no flag and no variable. */
+static inline bool conf_file_only(const struct conf_key *k) { return k->type == CONF_TREE; }
+static inline bool conf_no_flag(const struct conf_key *k) { return k->secret || conf_file_only(k); }
+void conf_tree_free(struct conf_tree *t);
 /* "--model-url" / "OUTWORK_MODEL_URL" of "model.url". */
 void conf_flag_name(const char *name, char out[CONF_NAME_MAX]);
 void conf_env_name(const char *name, char out[CONF_NAME_MAX]);

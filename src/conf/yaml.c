@@ -1,4 +1,6 @@
 /* The settings file: a mapping of mappings whose joined names are rows. Aliases, tags and several documents are refused. */
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <yaml.h>
 
@@ -151,17 +153,144 @@ static int sequence(struct reader *r, const yaml_event_t *start)
 
 static int mapping(struct reader *r, int depth);
 
+/* ---- sub-trees, for the program to read ---- */
+
+static int node(struct reader *r, const yaml_event_t *first, struct conf_node *x, int depth);
+
+static int node_text(struct reader *r, const yaml_event_t *ev, struct conf_node *x)
+{
+    const char *v = (const char *)ev->data.scalar.value;
+    if (memchr(v, '\0', ev->data.scalar.length))
+        return refuse(r, ev, "NUL is not allowed in a value");
+    x->kind = CONF_NODE_TEXT;
+    x->quoted = ev->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
+    x->text = is_null(ev) ? NULL : str_ndup(v, ev->data.scalar.length);
+    return RC_OK;
+}
+
+static int node_key(struct reader *r, const yaml_event_t *ev, const struct conf_node *map, char **ret)
+{
+    const char *v = (const char *)ev->data.scalar.value;
+    if (ev->type != YAML_SCALAR_EVENT || !ev->data.scalar.length || memchr(v, '\0', ev->data.scalar.length))
+        return refuse(r, ev, "names are texts");
+    const struct conf_node *twin = conf_node_get(map, v);
+    if (twin)
+        return err_set(r->e, RC_INVALID, "%s:%zu: %s: '%.*s' was already given in line %zu", r->name, line_of(ev), r->path, CUT, v, twin->line);
+    *ret = str_ndup(v, ev->data.scalar.length);
+    return RC_OK;
+}
+
+/* Reads the children up to the end of the list or mapping. */
+static int node_children(struct reader *r, struct conf_node *x, int depth)
+{
+    bool map = x->kind == CONF_NODE_MAP;
+    for (;;) {
+        yaml_event_t ev;
+        AUTO_FREE char *key = NULL;
+        TRY(next(r, &ev));
+        bool end = ev.type == YAML_MAPPING_END_EVENT || ev.type == YAML_SEQUENCE_END_EVENT;
+        int rc = end ? RC_OK : check(r, &ev);
+        if (rc == RC_OK && !end && x->n == CONF_ITEMS_MAX)
+            rc = refuse(r, &ev, "too many entries");
+        if (rc == RC_OK && !end && map) {
+            rc = node_key(r, &ev, x, &key);
+            yaml_event_delete(&ev);
+            TRY(rc);
+            TRY(next(r, &ev));
+            rc = check(r, &ev);
+        }
+        if (rc == RC_OK && !end) {
+            x->child = xrealloc(x->child, x->n + 1, sizeof *x->child);
+            x->child[x->n] = (struct conf_node){ .key = TAKE(key) };
+            rc = node(r, &ev, &x->child[x->n++], depth + 1);
+        }
+        yaml_event_delete(&ev);
+        TRY(rc);
+        if (end)
+            return RC_OK;
+    }
+}
+
+static int node(struct reader *r, const yaml_event_t *first, struct conf_node *x, int depth)
+{
+    x->line = line_of(first);
+    if (first->type == YAML_SCALAR_EVENT)
+        return node_text(r, first, x);
+    if (depth > DEPTH_MAX)
+        return refuse(r, first, "nested too deep");
+    x->kind = first->type == YAML_MAPPING_START_EVENT ? CONF_NODE_MAP : CONF_NODE_LIST;
+    return node_children(r, x, depth);
+}
+
+static void node_done(struct conf_node *x)
+{
+    for (size_t i = 0; i < x->n; i++)
+        node_done(&x->child[i]);
+    free(x->child);
+    free(x->key);
+    free(x->text);
+}
+
+void conf_tree_free(struct conf_tree *t)
+{
+    if (!t)
+        return;
+    node_done(&t->root);
+    free(t->file);
+    free(t);
+}
+
+static int tree(struct reader *r, const yaml_event_t *first, int depth)
+{
+    const struct conf_key *k = NULL;
+    struct conf_slot *s = NULL;
+    TRY(row_of(r, line_of(first), &k, &s));
+    struct conf_tree *t = xcalloc(1, sizeof *t);
+    t->file = str_dup(r->name);
+    int rc = node(r, first, &t->root, depth);
+    if (rc < 0 || !s || (t->root.kind == CONF_NODE_TEXT && !t->root.text)) {
+        conf_tree_free(t);
+        return rc;
+    }
+    s->tree = t;
+    s->set = true;
+    return RC_OK;
+}
+
+const struct conf_node *conf_node_get(const struct conf_node *map, const char *key)
+{
+    for (size_t i = 0; map && map->kind == CONF_NODE_MAP && i < map->n; i++)
+        if (str_eq(map->child[i].key, key))
+            return &map->child[i];
+    return NULL;
+}
+
+int conf_node_err(const struct conf_tree *t, const struct conf_node *at, const char *path, struct err *e, const char *fmt, ...)
+{
+    char what[ERR_MSG_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    return err_set(e, RC_INVALID, "%s:%zu: %s%s%s", t->file, at->line, path, *path ? ": " : "", what);
+}
+
+/* ---- rows ---- */
+
 static int value(struct reader *r, size_t key_line, int depth)
 {
     yaml_event_t ev;
     TRY(next(r, &ev));
     int rc = check(r, &ev);
-    if (rc == RC_OK && ev.type == YAML_SCALAR_EVENT)
+    const struct conf_key *k = conf_find(r->p, r->path, strlen(r->path));
+    if (rc == RC_OK && k && k->type == CONF_TREE)
+        rc = tree(r, &ev, depth);
+    else if (rc == RC_OK && ev.type == YAML_SCALAR_EVENT)
         rc = scalar(r, &ev);
     else if (rc == RC_OK && ev.type == YAML_SEQUENCE_START_EVENT)
         rc = sequence(r, &ev);
     else if (rc == RC_OK && !is_section(r->p, r->path))
-        rc = conf_find(r->p, r->path, strlen(r->path)) ? refuse(r, &ev, "a value is expected, not a section") : unknown(r, key_line);
+        rc = k ? refuse(r, &ev, "a value is expected, not a section") : unknown(r, key_line);
     else if (rc == RC_OK)
         rc = depth < DEPTH_MAX ? mapping(r, depth + 1) : refuse(r, &ev, "nested too deep");
     yaml_event_delete(&ev);

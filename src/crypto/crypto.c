@@ -18,6 +18,11 @@ void sha256(const void *p, size_t n, uint8_t out[SHA256_BYTES])
     must(EVP_Digest(p, n, out, NULL, EVP_sha256(), NULL) == 1);
 }
 
+void sha1(const void *p, size_t n, uint8_t out[SHA1_BYTES])
+{
+    must(EVP_Digest(p, n, out, NULL, EVP_sha1(), NULL) == 1);
+}
+
 void sha256_hex(const void *p, size_t n, char out[SHA256_HEX])
 {
     uint8_t raw[SHA256_BYTES];

@@ -5,8 +5,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/base64.h"
+#include "base/secret.h"
 #include "base/str.h"
 #include "http/parse.h"
+
+#define PROXY_CREDENTIALS_MAX 512
 
 static void on_event(struct ev_io *io, unsigned got);
 
@@ -59,7 +63,7 @@ static void tls_go(struct hconn *c)
 
 static void next_layer(struct hconn *c)
 {
-    if (!c->route->url.tls) {
+    if (!c->route->url.tls || c->route->bare) {
         opened(c, RC_OK, NULL);
         return;
     }
@@ -92,7 +96,8 @@ static int proxy_answer(struct hconn *c, struct err *e)
     if (rc < 0)
         return err_set(e, RC_PROTO, "the proxy's answer to CONNECT is malformed: %s", why);
     if (h.status / 100 != 2)
-        return err_set(e, RC_CLOSED, "the proxy %s refused CONNECT: HTTP %d", c->route->proxy.host, h.status);
+        return err_set(e, RC_CLOSED, "the proxy %s refused CONNECT: HTTP %d%s", c->route->proxy.host, h.status,
+                       h.status != 407 ? "" : c->route->proxy_auth ? " (the user name or password is wrong)" : " (it wants a user name and password)");
     return RC_OK;
 }
 
@@ -175,7 +180,7 @@ static void on_dialled(void *ctx, int fd, const struct err *e)
         return;
     }
     ev_timer_set(c->ev, &c->timer, c->connect_ms, on_timeout);
-    if (c->route->via_proxy && c->route->url.tls)
+    if (c->route->via_proxy && (c->route->url.tls || c->route->bare))
         proxy_begin(c);
     else
         next_layer(c);
@@ -248,4 +253,20 @@ int hconn_write(struct hconn *c, const void *p, size_t n, size_t *ret_n, unsigne
             return RC_AGAIN;
         return err_sys(e, errno == EPIPE || errno == ECONNRESET ? RC_CLOSED : RC_IO, errno, "send to %s", c->route->url.host);
     }
+}
+
+char *hconn_proxy_authorization(const struct http_url *proxy)
+{
+    char plain[PROXY_CREDENTIALS_MAX];
+    if (proxy->userinfo.n == 0 || http_pct_decode(proxy->userinfo, false, plain, sizeof plain) < 0)
+        return NULL;
+    struct buf b;
+    buf_init(&b, 2 * PROXY_CREDENTIALS_MAX);
+    buf_puts(&b, "Basic ");
+    char *ret = NULL;
+    if (base64_encode(&b, plain, strlen(plain)) == RC_OK && buf_ok(&b))
+        ret = str_ndup(buf_data(&b), buf_len(&b));
+    wipe(plain, sizeof plain);
+    buf_wipe(&b);
+    return ret;
 }

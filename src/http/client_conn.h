@@ -1,4 +1,5 @@
-/* http/client_conn.h - one connection of the client: TCP, through a proxy if asked, TLS if asked. Private to http/client*.c. */
+/* http/client_conn.h - one connection of the client: TCP, through a proxy if asked, TLS if asked. Private to http/client*.c
+ * and to gateway/egress.c, which takes the descriptor out after CONNECT. */
 #pragma once
 
 #include "base/buf.h"
@@ -16,6 +17,7 @@ enum hconn_state { HCONN_TCP, HCONN_PROXY, HCONN_TLS, HCONN_READY };
 struct hconn_route {
     struct http_url url;             /* target not used */
     bool via_proxy;
+    bool bare;                       /* the TCP connection only: CONNECT also for a plain url, and no TLS by us */
     struct http_url proxy;
     char *proxy_auth;                /* value of Proxy-Authorization, or NULL; wiped when freed */
 };
@@ -46,6 +48,8 @@ struct hconn {
 struct hconn *hconn_open(struct ev *ev, const struct hconn_route *r, struct tls_ctx *tls, int64_t connect_ms, void *owner,
                          void (*on_open)(struct hconn *, int, const struct err *), void (*on_io)(struct hconn *, unsigned));
 void hconn_free(struct hconn *c);
+/* Value of Proxy-Authorization for the user info of a proxy's URL, malloc'd (wipe it); NULL: none, or not decodable. */
+char *hconn_proxy_authorization(const struct http_url *proxy);
 /* One attempt. RC_OK with *ret_n > 0, RC_AGAIN (*ret_want says on what), RC_CLOSED, RC_IO, RC_PROTO. */
 MUST_CHECK int hconn_read(struct hconn *c, void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);
 MUST_CHECK int hconn_write(struct hconn *c, const void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);

@@ -3,13 +3,11 @@
 
 #include <string.h>
 
-#include "base/base64.h"
 #include "base/str.h"
 
 #define IDLE_MAX_DEFAULT 8
 #define IDLE_MS_DEFAULT 60000
 #define CONNECT_MS_DEFAULT 10000
-#define PROXY_CREDENTIALS_MAX 512
 
 int http_client_new(struct ev *ev, const struct http_client_conf *c, struct http_client **ret, struct err *e)
 {
@@ -129,22 +127,6 @@ void pool_idle_io(struct hconn *c)
             drop_idle(o, c);
 }
 
-static char *proxy_authorization(const struct http_url *proxy)
-{
-    char plain[PROXY_CREDENTIALS_MAX];
-    if (proxy->userinfo.n == 0 || http_pct_decode(proxy->userinfo, false, plain, sizeof plain) < 0)
-        return NULL;
-    struct buf b;
-    buf_init(&b, 2 * PROXY_CREDENTIALS_MAX);
-    buf_puts(&b, "Basic ");
-    char *ret = NULL;
-    if (base64_encode(&b, plain, strlen(plain)) == RC_OK && buf_ok(&b))
-        ret = str_ndup(buf_data(&b), buf_len(&b));
-    wipe(plain, sizeof plain);
-    buf_wipe(&b);
-    return ret;
-}
-
 struct origin *pool_origin(struct http_client *cl, const struct http_url *u)
 {
     list_foreach(o, &cl->origins, struct origin, link) {
@@ -160,7 +142,7 @@ struct origin *pool_origin(struct http_client *cl, const struct http_url *u)
     struct err e;
     if (proxy && !http_no_proxy(cl->no_proxy, u->host, u->port) && http_url_parse(proxy, true, &o->route.proxy, &e) == RC_OK) {
         o->route.via_proxy = true;
-        o->route.proxy_auth = proxy_authorization(&o->route.proxy);
+        o->route.proxy_auth = hconn_proxy_authorization(&o->route.proxy);
     }
     list_add_tail(&cl->origins, &o->link);
     return o;

@@ -40,10 +40,13 @@ static void detach(struct fetch_call *c)
         curl->easy_cleanup(c->easy);
     c->easy = NULL;
     fetch_wipe_headers(c);
+    curl->slist_free_all(c->connect_to);
+    c->connect_to = NULL;
 }
 
 static void call_free(struct fetch_call *c)
 {
+    buf_done(&c->head);
     buf_done(&c->body);
     buf_done(&c->pending);
     free(c);
@@ -60,6 +63,25 @@ static void finish(struct fetch_call *c)
 }
 
 /* ---- handing over, outside libcurl ---- */
+
+static void hand_over_head(struct fetch_call *c)
+{
+    c->head_told = true;
+    if (!c->req.on_head)
+        return;
+    c->in_callback = true;
+    c->req.on_head(c->req.ctx, c->status, (struct slice){ buf_data(&c->head), buf_len(&c->head) });
+    c->in_callback = false;
+    buf_done(&c->head);
+}
+
+static void go_on(struct fetch_call *c)
+{
+    if (!c->paused || c->held || c->ended)
+        return;
+    c->paused = false;
+    (void)c->f->curl->easy_pause(c->easy, CURLPAUSE_CONT);
+}
 
 static void hand_over_data(struct fetch_call *c)
 {
@@ -80,9 +102,27 @@ static void hand_over_data(struct fetch_call *c)
         fetch_end(c, rc);
     } else if (c->ended) {
         fetch_ready(c);
-    } else if (c->paused) {
-        c->paused = false;
-        (void)c->f->curl->easy_pause(c->easy, CURLPAUSE_CONT);
+    } else {
+        go_on(c);
+    }
+}
+
+static void hand_over_call(struct fetch_call *c)
+{
+    if (c->held)
+        return;                 /* fetch_hold() makes it ready again */
+    if (c->head_whole && !c->head_told) {
+        hand_over_head(c);
+        if (c->cancelled)
+            call_free(c);
+        else
+            fetch_ready(c);     /* again, as the callback may have held it */
+    } else if (buf_len(&c->pending)) {
+        hand_over_data(c);
+    } else if (c->ended) {
+        finish(c);
+    } else {
+        go_on(c);
     }
 }
 
@@ -102,10 +142,7 @@ static void hand_over(struct fetch *f)
     while (!list_empty(&f->ready)) {
         struct fetch_call *c = list_first(&f->ready, struct fetch_call, ready);
         list_del(&c->ready);
-        if (buf_len(&c->pending))
-            hand_over_data(c);
-        else if (c->ended)
-            finish(c);
+        hand_over_call(c);
         read_results(f);
     }
 }
@@ -190,7 +227,7 @@ static int64_t deadline(const struct fetch_call *c, const char **ret_what)
     } else if (c->phase == PHASE_FIRST_BYTE && r->first_byte_ms > 0) {
         phase = c->connected_ms + r->first_byte_ms;
         what = "no answer in time";
-    } else if (c->phase == PHASE_STREAM && r->stall_ms > 0) {
+    } else if (c->phase == PHASE_STREAM && r->stall_ms > 0 && !c->held) {
         phase = c->last_byte_ms + r->stall_ms;
         what = "the answer stalled";
     }
@@ -211,9 +248,7 @@ static void on_call_timer(struct ev_timer *t)
     int64_t now = ev_now_ms(f->ev), due = c->ended ? now : deadline(c, &what);
     if (!c->ended && now < due) {
         watch(c);
-        return;
-    }
-    if (!c->ended) {
+    } else if (!c->ended) {
         err_set(&c->err, RC_TIMEOUT, "%s (after %lld ms)", what, (long long)(now - c->started_ms));
         fetch_end(c, RC_TIMEOUT);
     }
@@ -250,10 +285,11 @@ struct fetch_call *fetch_start(struct fetch *f, const struct fetch_request *r)
 {
     struct fetch_call *c = xcalloc(1, sizeof *c);
     c->f = f;
-    c->req = (struct fetch_request){ .connect_ms = r->connect_ms, .first_byte_ms = r->first_byte_ms, .stall_ms = r->stall_ms,
-                                     .total_ms = r->total_ms, .on_data = r->on_data, .on_done = r->on_done, .ctx = r->ctx };
+    c->req = (struct fetch_request){ .connect_ms = r->connect_ms, .first_byte_ms = r->first_byte_ms, .stall_ms = r->stall_ms, .total_ms = r->total_ms,
+                                     .on_head = r->on_head, .on_data = r->on_data, .on_done = r->on_done, .ctx = r->ctx };
     c->started_ms = c->last_byte_ms = clock_mono_ms();
     c->retry_after_ms = c->retry_after_exact_ms = -1;
+    buf_init(&c->head, FETCH_HEAD_MAX);
     buf_init(&c->body, r->body_max ? r->body_max : FETCH_BODY_MAX);
     buf_init(&c->pending, FETCH_PENDING_MAX);
     list_init(&c->ready);
@@ -276,6 +312,40 @@ void fetch_cancel(struct fetch_call *c)
     detach(c);
     if (!c->in_callback)
         call_free(c);       /* else hand_over_data() does */
+}
+
+int fetch_proxy_status(const struct fetch_call *c) { return c->proxy_status; }
+const char *fetch_proxy_note(const struct fetch_call *c) { return c->proxy_note; }
+bool fetch_sent(const struct fetch_call *c) { return c->phase != PHASE_CONNECT; }
+
+void fetch_hold(struct fetch_call *c, bool on)
+{
+    if (!c || c->cancelled || c->held == on)
+        return;
+    c->held = on;
+    if (on)
+        return;
+    c->last_byte_ms = ev_now_ms(c->f->ev);
+    fetch_ready(c);
+    ev_timer_set(c->f->ev, &c->timer, 0, on_call_timer);        /* handed over from the loop, never from here */
+}
+
+struct slice fetch_header(struct slice lines, const char *name)
+{
+    while (lines.n) {
+        const char *end = memchr(lines.p, '\n', lines.n), *colon;
+        size_t n = end ? (size_t)(end - lines.p) + 1 : lines.n;
+        colon = memchr(lines.p, ':', n);
+        if (colon && slice_eq_nocase((struct slice){ lines.p, (size_t)(colon - lines.p) }, name)) {
+            struct slice v = { colon + 1, n - (size_t)(colon - lines.p) - 1 };
+            while (v.n && (v.p[v.n - 1] == '\n' || v.p[v.n - 1] == '\r'))
+                v.n--;
+            return slice_trim(v);
+        }
+        lines.p += n;
+        lines.n -= n;
+    }
+    return (struct slice){ NULL, 0 };
 }
 
 /* ---- the whole ---- */

@@ -7,7 +7,6 @@
 #include "http/fetch_curl.h"
 
 #define FETCH_BODY_MAX (32 * MIB)               /* a buffered answer, unless the caller says */
-#define FETCH_PENDING_MAX (4 * MIB)             /* streamed bytes that libcurl may put aside in one go; then it is paused */
 #define FETCH_REQUEST_ID_MAX 128
 #define FETCH_RETRY_AFTER_MAX_MS ((int64_t)24 * 3600 * 1000)
 
@@ -35,10 +34,14 @@ struct fetch_call {
     int status;
     int64_t retry_after_ms, retry_after_exact_ms;
     char request_id[FETCH_REQUEST_ID_MAX];
-    struct buf body, pending;               /* buffered answer; streamed bytes not yet handed over */
+    struct buf head, body, pending;         /* header lines for on_head; buffered answer; streamed bytes not yet handed over */
     int end_rc;                             /* set by `ended` */
     struct err err;
-    bool added, ended, paused, in_callback, cancelled, body_begun;
+    bool added, ended, paused, in_callback, cancelled, body_begun, head_whole, head_told, held, proxied;
+    bool exact, ruled;                      /* the server's certificate is under rules of ours; they were put on a context of this call */
+    int proxy_status;
+    char proxy_note[FETCH_REQUEST_ID_MAX], proxy_note_name[64];
+    struct curl_slist *connect_to;
     char curl_text[CURL_ERROR_SIZE];
 };
 

@@ -41,6 +41,7 @@ static void note_status(struct fetch_call *c, struct slice line)
     c->phase = PHASE_STREAM;
     c->retry_after_ms = c->retry_after_exact_ms = -1;
     c->request_id[0] = '\0';
+    buf_clear(&c->head);
 }
 
 static void note_request_id(struct fetch_call *c, struct slice v)
@@ -50,6 +51,28 @@ static void note_request_id(struct fetch_call *c, struct slice v)
         if (isgraph((unsigned char)v.p[i]))
             c->request_id[n++] = v.p[i];
     c->request_id[n] = '\0';
+}
+
+/* What of a proxy's answer to CONNECT is of interest. */
+static void note_proxy(struct fetch_call *c, struct slice line)
+{
+    if (line.n > 5 && memcmp(line.p, "HTTP/", 5) == 0) {
+        const char *space = memchr(line.p, ' ', line.n);
+        int64_t status = 0;
+        if (space && line.n - (size_t)(space - line.p) >= 4 && slice_to_i64((struct slice){ space + 1, 3 }, 100, 999, &status) == RC_OK)
+            c->proxy_status = (int)status;
+        c->proxy_note[0] = '\0';
+        return;
+    }
+    const char *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
+    if (!colon || !slice_eq_nocase((struct slice){ line.p, (size_t)(colon - line.p) }, c->proxy_note_name))
+        return;
+    struct slice v = slice_trim((struct slice){ colon + 1, line.n - (size_t)(colon - line.p) - 1 });
+    size_t n = 0;
+    for (size_t i = 0; i < v.n && n < sizeof c->proxy_note - 1; i++)
+        if (isgraph((unsigned char)v.p[i]))
+            c->proxy_note[n++] = v.p[i];
+    c->proxy_note[n] = '\0';
 }
 
 static size_t on_header(char *p, size_t size, size_t count, void *ctx)
@@ -62,13 +85,25 @@ static size_t on_header(char *p, size_t size, size_t count, void *ctx)
         line.n--;
     if (c->body_begun)
         return n;                           /* a trailer */
+    if (c->proxied && c->phase == PHASE_CONNECT) {
+        note_proxy(c, line);
+        return n;
+    }
     if (line.n > 5 && memcmp(line.p, "HTTP/", 5) == 0) {
         note_status(c, line);
         return n;
     }
+    if (line.n == 0 && c->status && !c->head_whole) {
+        c->head_whole = true;
+        fetch_ready(c);
+    }
     const char *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
-    if (!colon)
+    if (!colon || !c->status || c->head_whole)
         return n;
+    if (c->req.on_head && buf_room(&c->head) > line.n + 2) {
+        (void)buf_put(&c->head, line.p, line.n);
+        (void)buf_puts(&c->head, "\r\n");
+    }
     struct slice name = { line.p, (size_t)(colon - line.p) }, value = slice_trim((struct slice){ colon + 1, line.n - name.n - 1 });
     if (slice_eq_nocase(name, "retry-after-ms"))
         c->retry_after_exact_ms = parse_retry_after(c->f->curl, value, true);
@@ -88,7 +123,7 @@ static size_t on_body(char *p, size_t size, size_t count, void *ctx)
     c->last_byte_ms = ev_now_ms(c->f->ev);
     c->body_begun = true;
     if (is_streamed(c)) {
-        if (buf_len(&c->pending) && buf_room(&c->pending) < n) {
+        if (buf_len(&c->pending) && (c->held || buf_room(&c->pending) < n)) {
             c->paused = true;
             fetch_ready(c);
             return CURL_WRITEFUNC_PAUSE;
@@ -114,7 +149,12 @@ static size_t on_body(char *p, size_t size, size_t count, void *ctx)
 static int on_connected(void *ctx, char *ip, char *own_ip, int port, int own_port)
 {
     struct fetch_call *c = ctx;
+    long made = 0;
     (void)ip, (void)own_ip, (void)port, (void)own_port;
+    if (c->exact && !c->ruled && (c->f->curl->easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &made) != CURLE_OK || made > 0)) {
+        err_set(&c->err, RC_UNSUPPORTED, "this libcurl cannot hold the server's certificate to the rules of tunnels");
+        return CURL_PREREQFUNC_ABORT;
+    }
     if (c->phase == PHASE_CONNECT)
         c->phase = PHASE_FIRST_BYTE;
     c->connected_ms = ev_now_ms(c->f->ev);
@@ -132,6 +172,8 @@ void fetch_note_install(struct fetch_call *c)
     (void)curl->easy_setopt(c->easy, CURLOPT_ERRORBUFFER, c->curl_text);
     if (curl->easy_setopt(c->easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK)
         (void)curl->easy_setopt(c->easy, CURLOPT_PREREQDATA, c);
+    else if (c->proxied || c->exact)        /* without it nothing says which of two answers is the proxy's */
+        err_set(&c->err, RC_UNSUPPORTED, "this libcurl is too old for tunnels (7.80 is needed)");
     else {                      /* before 7.80 libcurl alone watches the connect time, and the first byte counts from the start */
         c->phase = PHASE_FIRST_BYTE;
         c->connected_ms = c->started_ms;

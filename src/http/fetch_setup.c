@@ -6,6 +6,7 @@
 
 #include "base/str.h"
 #include "http/fetch_internal.h"
+#include "tls/leaf.h"
 
 #define CONNECT_NEVER_MS (24L * 3600 * 1000)
 #define KEEPALIVE_IDLE_S 60L
@@ -125,6 +126,69 @@ static void set_policy(struct fetch_call *c)
     }
 }
 
+/* libcurl asks for the proxy's context and for the server's without saying which: only the server's is for TLS 1.3 alone (set_trust()).
+ * fetch_note.c sends nothing over a new connection when the rules were put on none. */
+static CURLcode on_ssl_ctx(CURL *easy, void *ssl_ctx, void *ctx)
+{
+    struct fetch_call *c = ctx;
+    (void)easy;
+    if (!tls_only_13(ssl_ctx))
+        return CURLE_OK;
+    c->ruled = true;
+    return tls_leaf_rules(ssl_ctx, &c->err) == RC_OK ? CURLE_OK : CURLE_SSL_CERTPROBLEM;
+}
+
+static void set_trust(struct fetch_call *c, const struct fetch_via *v)
+{
+    const struct fetch_curl *curl = c->f->curl;
+    struct curl_blob blob = { .data = (void *)(uintptr_t)v->ca_pem, .len = v->ca_pem_n, .flags = CURL_BLOB_COPY };
+    const char *lib = curl->version_info(CURLVERSION_NOW)->ssl_version;
+    if (!lib || !str_prefix(lib, "OpenSSL/3")) {
+        err_set(&c->err, RC_UNSUPPORTED, "tunnels need a libcurl with OpenSSL 3, this one has %s", lib ? lib : "none");
+        return;
+    }
+    SET(CURLOPT_CAINFO_BLOB, &blob);
+    SET(CURLOPT_CAPATH, NULL);
+    SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3);
+    SET(CURLOPT_PROXY_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);   /* a resumed session is not verified again */
+    SET(CURLOPT_SSL_CTX_FUNCTION, on_ssl_ctx);
+    SET(CURLOPT_SSL_CTX_DATA, c);
+    c->exact = true;
+}
+
+static void set_via(struct fetch_call *c, const struct fetch_via *v)
+{
+    const struct fetch_curl *curl = c->f->curl;
+    if (v->proxy) {
+        SET(CURLOPT_PROXY, v->proxy);
+        SET(CURLOPT_NOPROXY, "");           /* the environment's exceptions are not for this call */
+    }
+    c->proxied = v->proxy && v->proxy[0];
+    if (c->proxied) {
+        SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+        SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 0L);
+        (void)str_copy(c->proxy_note_name, sizeof c->proxy_note_name, v->proxy_note ? v->proxy_note : "");
+    }
+    if (v->proxy_ca_file) {
+        SET(CURLOPT_PROXY_CAINFO, v->proxy_ca_file);
+        SET(CURLOPT_PROXY_CAPATH, NULL);
+    }
+    if (v->proxy_cert_file) {
+        SET(CURLOPT_PROXY_SSLCERT, v->proxy_cert_file);
+        SET(CURLOPT_PROXY_SSLKEY, v->proxy_key_file ? v->proxy_key_file : v->proxy_cert_file);
+    }
+    if (v->ca_pem)
+        set_trust(c, v);
+    if (v->address) {                       /* whatever the URL's host and port: the connection goes there, TLS and Host keep the name */
+        AUTO_FREE char *to = str_printf(strchr(v->address, ':') ? "::[%s]:" : "::%s:", v->address);
+        c->connect_to = curl->slist_append(NULL, to);
+        if (!c->connect_to)
+            err_set(&c->err, RC_NOMEM, "out of memory for a call");
+        SET(CURLOPT_CONNECT_TO, c->connect_to);
+    }
+}
+
 int fetch_setup(struct fetch_call *c, const struct fetch_request *r)
 {
     if (!r->url || !(strncasecmp(r->url, "http://", 7) == 0 || strncasecmp(r->url, "https://", 8) == 0))
@@ -137,6 +201,8 @@ int fetch_setup(struct fetch_call *c, const struct fetch_request *r)
     TRY(add_headers(c, r));
     set_policy(c);
     set_request(c, r);
+    if (r->via)
+        set_via(c, r->via);
     fetch_note_install(c);
     return c->err.rc;
 }

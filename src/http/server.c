@@ -239,6 +239,21 @@ void req_free(struct http_req *r)
 const struct http_head *http_req_head(const struct http_req *r) { return &r->head; }
 struct slice http_req_path(const struct http_req *r) { return r->path; }
 struct slice http_req_query(const struct http_req *r) { return r->query; }
+int http_req_watch(struct http_req *r, void (*cb)(void *ctx), void *ctx)
+{
+    if (cb && http_req_gone(r))
+        return RC_CLOSED;
+    r->on_gone = cb;
+    r->gone_ctx = ctx;
+    return RC_OK;
+}
+
+void http_req_take_body(struct http_req *r, struct buf *ret)
+{
+    *ret = r->body;
+    buf_init(&r->body, 0);
+}
+
 struct slice http_req_body(const struct http_req *r) { return (struct slice){ buf_data((struct buf *)(uintptr_t)&r->body), buf_len(&r->body) }; }
 struct arena *http_req_arena(struct http_req *r) { return r->arena; }
 const struct net_addr *http_req_peer(const struct http_req *r) { return &r->peer; }

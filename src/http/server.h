@@ -52,6 +52,11 @@ struct slice  http_req_body(const struct http_req *r);
 struct arena *http_req_arena(struct http_req *r);           /* lives as long as the request */
 const struct net_addr *http_req_peer(const struct http_req *r);
 bool http_req_gone(const struct http_req *r);               /* the client hung up; thread-safe, advisory */
+/* Loop thread. `cb` runs once there when the client hangs up before the answer (it may answer, into nothing). RC_CLOSED: it has hung up already, and `cb`
+ * will not run. cb NULL: no longer. */
+int  http_req_watch(struct http_req *r, void (*cb)(void *ctx), void *ctx);
+/* Moves the body out; it stays valid after the answer, and http_req_body() is empty from now on. It counts against bodies_max until the answer. */
+void http_req_take_body(struct http_req *r, struct buf *ret);
 
 struct http_reply {
     int status;
@@ -71,6 +76,9 @@ struct http_stream_conf {
     void (*on_start)(void *ctx, struct http_stream *s);  /* loop thread: the stream is live */
     void (*on_close)(void *ctx, struct http_stream *s);  /* loop thread: reader gone or too slow; call http_stream_end() in it or later */
     void (*on_drain)(void *ctx, struct http_stream *s);  /* server is draining: end it soon. May be NULL (then ended after grace) */
+    /* Back-pressure: after a write left more than room_below queued, on_room says once that no more than that waits. May be NULL. */
+    void (*on_room)(void *ctx, struct http_stream *s);
+    size_t room_below;
     void *ctx;
 };
 void http_stream_start(struct http_req *r, const struct http_stream_conf *c);

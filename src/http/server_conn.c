@@ -94,6 +94,14 @@ void conn_leave(struct conn *c)
     ev_io_want(&c->io, want);
 }
 
+static void req_gone(struct http_req *r)
+{
+    void (*tell)(void *) = TAKE(r->on_gone);
+    atomic_store_explicit(&r->gone, true, memory_order_relaxed);
+    if (tell)
+        tell(r->gone_ctx);                  /* may answer: `r` is not to be used after */
+}
+
 void conn_close(struct conn *c)
 {
     if (c->dead)
@@ -110,7 +118,7 @@ void conn_close(struct conn *c)
     struct http_req *r = TAKE(c->req);
     if (r && c->state == CONN_HANDLING) {
         r->conn = NULL;                     /* the application has it; its answer will be dropped */
-        atomic_store_explicit(&r->gone, true, memory_order_relaxed);
+        req_gone(r);
     } else if (r) {
         req_free(r);
     }
@@ -149,7 +157,7 @@ static void on_eof(struct conn *c)
     c->eof = true;
     switch (c->state) {
     case CONN_HANDLING:         /* maybe only half-closed: the answer is still tried */
-        atomic_store_explicit(&c->req->gone, true, memory_order_relaxed);
+        req_gone(c->req);
         break;
     case CONN_WRITING:
         break;
@@ -289,6 +297,8 @@ static void on_kick(struct ev_timer *t)
         if (!c->dead && c->eof && (c->state == CONN_IDLE || c->state == CONN_HEAD || c->state == CONN_BODY))
             conn_close(c);                  /* the rest will never come */
     }
+    if (!c->dead && c->stream)
+        stream_room(c->stream);
     if (!c->dead && c->tls_more && wants_read(c))
         conn_read(c);
     conn_leave(c);

@@ -73,6 +73,8 @@ struct http_req {
     struct buf out, reply_body;
     bool reply_close, sse;
     struct http_stream_conf stream;
+    void (*on_gone)(void *ctx);
+    void *gone_ctx;
 };
 
 struct http_stream {
@@ -80,9 +82,11 @@ struct http_stream {
     struct conn *conn;                      /* NULL: the reader is gone, or the stream was ended */
     void (*on_close)(void *ctx, struct http_stream *s);
     void (*on_drain)(void *ctx, struct http_stream *s);
+    void (*on_room)(void *ctx, struct http_stream *s);
     void *ctx;
-    size_t queue_max;
+    size_t queue_max, room_below;
     bool chunked, sse, in_callback, ended, close_told;
+    bool full, room_due;                    /* more than room_below is queued; it no longer is, and on_room comes with the next kick */
     struct list dirty;                      /* in s->dirty while c->out holds unflushed bytes of this turn */
 };
 
@@ -141,3 +145,5 @@ void reply_head_end(struct http_server *s, struct buf *out, const struct http_he
 /* server_stream.c */
 void stream_conn_closed(struct conn *c);                /* tells c->stream, which is set */
 void stream_drain(struct http_stream *st, bool last);   /* last: grace is over */
+void stream_sent(struct http_stream *st);               /* the queue has become shorter */
+void stream_room(struct http_stream *st);               /* tells on_room when that is due */

@@ -148,6 +148,8 @@ int conn_send(struct conn *c)
             sent(c, n);
         }
     }
+    if (progress && c->stream)
+        stream_sent(c->stream);
     if (rc == RC_AGAIN && timed && (progress || c->deadline_ms == INT64_MAX)) {
         c->unread = conn_unread(c);
         conn_deadline(c, c->s->conf.limits.write_ms);

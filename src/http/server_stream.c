@@ -62,6 +62,8 @@ static void stream_apply(void *arg)
     st->s = s;
     st->on_close = r->stream.on_close;
     st->on_drain = r->stream.on_drain;
+    st->on_room = r->stream.on_room;
+    st->room_below = r->stream.room_below;
     st->ctx = r->stream.ctx;
     st->queue_max = r->stream.queue_max < QUEUE_MAX ? r->stream.queue_max : QUEUE_MAX;
     st->in_callback = true;                 /* on_start comes first, also when the connection breaks before */
@@ -185,8 +187,30 @@ int http_stream_write(struct http_stream *st, const void *p, size_t n)
     if (st->chunked)
         (void)buf_put(&c->out, "\r\n", 2);
     metric_add(&metric_bytes, (int64_t)n);
+    st->full = st->full || buf_len(&c->out) > st->room_below;
     flush_later(st);
     return RC_OK;
+}
+
+/* on_room never runs inside a write or a flush: the kick brings it. */
+void stream_sent(struct http_stream *st)
+{
+    if (!st->full || buf_len(&st->conn->out) > st->room_below)
+        return;
+    st->full = false;
+    st->room_due = st->on_room != NULL;
+    if (st->room_due)
+        conn_kick(st->conn);
+}
+
+void stream_room(struct http_stream *st)
+{
+    if (!st->room_due || st->in_callback)
+        return;
+    st->room_due = false;
+    st->full = buf_len(&st->conn->out) > st->room_below;        /* written to meanwhile: not yet */
+    if (!st->full)
+        guarded(st, st->on_room);
 }
 
 size_t http_stream_queued(const struct http_stream *st)

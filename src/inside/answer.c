@@ -55,7 +55,7 @@ void answer_put(struct answer *a, const void *p, size_t n)
 
 void answer_puts(struct answer *a, const char *s) { answer_put(a, s, strlen(s)); }
 
-static void put_formatted(struct answer *a, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void put_formatted(struct answer *a, const char *fmt, va_list ap)
 {
     char text[2 * PATH_MAX + 512];      /* the longest: a pattern or a path with a sentence around it */
     int n = vsnprintf(text, sizeof text, fmt, ap);

@@ -25,6 +25,7 @@ struct grep {
     pcre2_code *re;
     pcre2_match_data *md;
     pcre2_match_context *mc;
+    pcre2_jit_stack *jit_stack;
     bool   whole;                       /* the pattern may be searched in a whole file at once (grep_pattern_is_plain) */
     char  *out;                         /* out_max bytes */
     size_t out_n, out_max;

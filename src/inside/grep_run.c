@@ -63,6 +63,7 @@ static pid_t start(const char *pattern, const char *shown, int what, int out)
 static int collect(pid_t pid, int fd, uint32_t timeout_ms, struct answer *a)
 {
     int64_t deadline = loop_now_ms() + timeout_ms;
+    loop_watch_pid(pid);
     for (;;) {
         unsigned woke = loop_turn(fd, deadline);
         if (woke & WAKE_EXTRA) {

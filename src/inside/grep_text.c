@@ -57,16 +57,19 @@ bool grep_compile(struct grep *g, const char *pattern, char *why, size_t why_cap
     }
     pcre2_set_match_limit(g->mc, GREP_MATCH_LIMIT);
     pcre2_set_heap_limit(g->mc, GREP_HEAP_KIB);
-    pcre2_jit_stack_assign(g->mc, NULL, pcre2_jit_stack_create(JIT_STACK_MIN, JIT_STACK_MAX, NULL));
+    g->jit_stack = pcre2_jit_stack_create(JIT_STACK_MIN, JIT_STACK_MAX, NULL);
+    pcre2_jit_stack_assign(g->mc, NULL, g->jit_stack);
     g->whole = jit && grep_pattern_is_plain(pattern, n);     /* the interpreter would check all of the text at each call */
     return true;
 }
 
 void grep_done(struct grep *g)
 {
+    pcre2_jit_stack_free(g->jit_stack);
     pcre2_match_context_free(g->mc);
     pcre2_match_data_free(g->md);
     pcre2_code_free(g->re);
+    g->jit_stack = NULL;
     g->mc = NULL;
     g->md = NULL;
     g->re = NULL;

@@ -20,7 +20,7 @@ static struct {
     char   in[INSIDE_IN_BYTES];
     size_t in_n;
     bool   greeted;
-    pid_t  waited_pid;           /* see loop_wait_pid() */
+    pid_t  waited_pid;           /* see loop_watch_pid() */
     int    waited_status;
     bool   waited_gone;
     char  *env[INSIDE_ENV_MAX + 4];     /* its texts stay in the body of HELLO */
@@ -55,11 +55,17 @@ void loop_reap(void)
     }
 }
 
+void loop_watch_pid(pid_t pid)
+{
+    in.waited_pid = pid;
+    in.waited_gone = false;
+}
+
 int loop_wait_pid(pid_t pid)
 {
     int64_t until = loop_now_ms() + REAP_WAIT_MS;
-    in.waited_pid = pid;
-    in.waited_gone = false;
+    if (in.waited_pid != pid)
+        loop_watch_pid(pid);
     for (loop_reap(); !in.waited_gone && loop_now_ms() < until; loop_reap()) {
         struct timespec left = { .tv_nsec = 100 * 1000000 };
         (void)ppoll(NULL, 0, &left, &mask_waiting);
@@ -124,10 +130,8 @@ unsigned loop_turn(int extra_fd, int64_t deadline_ms)
         timeout = &left;
     }
     int n = ppoll(p, 4, timeout, &mask_waiting);
-    if (child_signal) {
+    if (child_signal || n > 0)          /* a ppoll() that has something to say at once gives a pending signal back undelivered */
         loop_reap();
-        woke |= WAKE_CHILD;
-    }
     if (n <= 0)
         return woke;
     if (p[2].revents) {

@@ -76,11 +76,13 @@ void     kill_everything(void);                          /* all our descendants 
 uint64_t kill_now_ticks(void);
 
 /* The loop (init.c). */
-enum { WAKE_SOCK = 1, WAKE_CTL = 2, WAKE_OUT = 4, WAKE_EXTRA = 8, WAKE_CHILD = 16, WAKE_TIMEOUT = 32, WAKE_INTERRUPT = 64 };
+enum { WAKE_SOCK = 1, WAKE_CTL = 2, WAKE_OUT = 4, WAKE_EXTRA = 8, WAKE_TIMEOUT = 16, WAKE_INTERRUPT = 32 };
 /* Waits for something to happen; output of the shell has been taken into its ring, children are reaped, an interrupt is consumed. `extra_fd`: -1 = none. */
 unsigned loop_turn(int extra_fd, int64_t deadline_ms);
 int64_t  loop_now_ms(void);
 void     loop_reap(void);
+/* From now on the end of this child is noted for loop_wait_pid(): call it before the first loop_turn() that could reap it. */
+void     loop_watch_pid(pid_t pid);
 /* Waits for the end of one child of ours that has been killed or has closed its pipe; its wait status, -1 when it did not end in 2 s. */
 int      loop_wait_pid(pid_t pid);
 

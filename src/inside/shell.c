@@ -233,6 +233,8 @@ static bool ctl_complete(int *ret_status)
         if (sh.ctl_n == sizeof sh.ctl)
             sh.ctl_n = 0;
         ssize_t got = read(sh.ctl_r, sh.ctl + sh.ctl_n, sizeof sh.ctl - sh.ctl_n);
+        if (got == 0)           /* the shell has ended, or is now the program that it was told to exec */
+            close_fd(&sh.ctl_r);
         if (got <= 0)
             return false;
         sh.ctl_n += (size_t)got;

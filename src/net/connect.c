@@ -41,7 +41,8 @@ struct net_connect {
     struct lookup *lookup;
     struct ev_io lookup_io;
     struct net_addr addrs[ADDRS_MAX];
-    size_t n, next, running;
+    size_t n, next, running, rotate;
+    int (*check)(void *ctx, const struct net_addr *a, struct err *e);
     struct attempt tries[ADDRS_MAX];
     struct ev_timer total, stagger;
     struct err last;
@@ -123,8 +124,6 @@ static int attempt_start(struct net_connect *c, size_t i)
     const struct net_addr *to = &c->addrs[i];
     int one = 1;
     AUTO_CLOSE int fd = socket(to->ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    a->fd = -1;
-    a->c = c;
     if (fd < 0)
         return -errno;
     if (to->ss.ss_family != AF_UNIX)
@@ -142,6 +141,15 @@ static void start_next(struct net_connect *c)
 {
     while (c->next < c->n) {
         size_t i = c->next++;
+        c->tries[i].fd = -1;
+        c->tries[i].c = c;
+        if (c->check && c->addrs[i].ss.ss_family != AF_UNIX) {
+            int no = c->check(c->ctx, &c->addrs[i], &c->last);
+            if (no < 0) {
+                c->last.rc = no;
+                continue;
+            }
+        }
         int rc = attempt_start(c, i);
         if (rc == 0) {
             c->running++;
@@ -179,8 +187,9 @@ static void on_resolved(struct ev_io *io, unsigned got)
         return;
     struct lookup *l = TAKE(c->lookup);
     ev_io_stop(io);
-    memcpy(c->addrs, l->addrs, sizeof c->addrs);
     c->n = l->n;
+    for (size_t i = 0; i < c->n; i++)
+        c->addrs[i] = l->addrs[(i + c->rotate) % c->n];
     if (l->gai == EAI_SYSTEM)
         (void)err_sys(&c->last, RC_IO, l->gai_errno, "resolve %s", c->name);
     else if (l->gai || c->n == 0)
@@ -256,13 +265,22 @@ static bool numeric(const char *host, uint16_t port, struct net_addr *ret)
 struct net_connect *net_connect_start(struct ev *ev, const char *host, uint16_t port, int64_t timeout_ms,
                                       void (*cb)(void *ctx, int fd, const struct err *e), void *ctx)
 {
+    struct net_connect_opts o = { .timeout_ms = timeout_ms };
+    return net_connect_opts(ev, host, port, &o, cb, ctx);
+}
+
+struct net_connect *net_connect_opts(struct ev *ev, const char *host, uint16_t port, const struct net_connect_opts *o,
+                                     void (*cb)(void *ctx, int fd, const struct err *e), void *ctx)
+{
     struct net_connect *c = xcalloc(1, sizeof *c);
+    c->rotate = o->rotate;
+    c->check = o->check;
     c->ev = ev;
     c->cb = cb;
     c->ctx = ctx;
     snprintf(c->name, sizeof c->name, "%.255s:%u", host, port);
     (void)err_set(&c->last, RC_IO, "connect to %s: no address", c->name);
-    ev_timer_set(ev, &c->total, timeout_ms > 0 ? timeout_ms : TIMEOUT_DEFAULT_MS, on_total);
+    ev_timer_set(ev, &c->total, o->timeout_ms > 0 ? o->timeout_ms : TIMEOUT_DEFAULT_MS, on_total);
     if (strncmp(host, "unix:", 5) == 0 ? net_addr_parse(host, &c->addrs[0], &c->last) == RC_OK : numeric(host, port, &c->addrs[0])) {
         c->n = 1;
         ev_timer_set(ev, &c->stagger, 0, on_start);     /* the callback never runs inside this call */

@@ -22,4 +22,14 @@ MUST_CHECK int net_listen(const struct net_addr *a, int *ret_fd, struct net_addr
 struct net_connect;
 struct net_connect *net_connect_start(struct ev *ev, const char *host, uint16_t port, int64_t timeout_ms,
                                       void (*cb)(void *ctx, int fd, const struct err *e), void *ctx);
+/* The same with a say in which addresses are used. `check` is asked about each address just before that very address is dialled (so that the answer
+ * of a name server cannot change in between); another code than RC_OK skips it, and when none is left the failure has its code and text. `host`
+ * may be "unix:/path"; such an address is not checked. `rotate`: begin with the (rotate modulo n)th address of the name. */
+struct net_connect_opts {
+    int64_t timeout_ms;
+    size_t rotate;
+    int (*check)(void *ctx, const struct net_addr *a, struct err *e);    /* NULL: all are fine */
+};
+struct net_connect *net_connect_opts(struct ev *ev, const char *host, uint16_t port, const struct net_connect_opts *o,
+                                     void (*cb)(void *ctx, int fd, const struct err *e), void *ctx);
 void net_connect_cancel(struct net_connect *c);

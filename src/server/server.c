@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "crypto/seal.h"
 #include "http/fetch.h"
 #include "log/log.h"
 #include "server/api/api.h"
@@ -23,6 +24,7 @@
 #define RECOVER_MS 5000          /* how often sessions without a driver are looked for */
 #define EXPIRE_MS 1000           /* longest time between two looks at work leases */
 #define EXPIRE_MIN_MS 50
+#define WATCH_MS (12 * 3600 * INT64_C(1000))     /* between two looks at what expires in days */
 #define SETTLE_MS 50             /* after the drain: what was posted to the loop runs before it ends */
 
 struct server {
@@ -32,15 +34,19 @@ struct server {
     struct jobs *jobs;           /* requests and loop steps: mostly waiting for commits */
     struct jobs *readers;        /* reads for event streams: short, and never behind a commit */
     struct store *store;
+    struct seal_ring *seal;
     struct fetch *fetch;
     struct model_registry *models;
     struct hub *hub;
     struct park *park;
+    struct mcp *mcp;
+    struct vault *vault;
     struct loop *loop;
+    struct messages *messages;
     struct api *api;
     struct tls_ctx *tls;
     struct http_server *http;
-    struct ev_timer recover, expire, settle;
+    struct ev_timer recover, expire, watch, settle;
     int64_t expire_in_ms;
     int draining;                /* parts that still drain */
     bool stopping;
@@ -131,6 +137,27 @@ static void on_expire_timer(struct ev_timer *t)
     jobs_add_always(s->jobs, expire_job, s);
 }
 
+static void watch_done(void *arg);
+static void watch_job(void *arg)
+{
+    struct server *s = arg;
+    api_watch(s->api);
+    ev_post(s->ev, watch_done, s);
+}
+
+static void on_watch_timer(struct ev_timer *t)
+{
+    struct server *s = container_of(t, struct server, watch);
+    jobs_add_always(s->jobs, watch_job, s);
+}
+
+static void watch_done(void *arg)
+{
+    struct server *s = arg;
+    if (!s->stopping)
+        ev_timer_set(s->ev, &s->watch, WATCH_MS, on_watch_timer);
+}
+
 /* ---- the end ---- */
 static void on_settled(struct ev_timer *t)
 {
@@ -154,13 +181,15 @@ static void on_signal(void *ctx, int signo)
     }
     log_info("server.drain", "signal=%d grace_ms=%lld", signo, (long long)s->s.drain_ms);
     s->stopping = true;
-    s->draining = 2;
+    s->draining = 3;
     ev_timer_stop(&s->recover);
     ev_timer_stop(&s->expire);
+    ev_timer_stop(&s->watch);
     api_draining(s->api);
     park_drain(s->park);
     http_server_drain(s->http, s->s.drain_ms, part_drained, s);
     loop_drain(s->loop, s->s.drain_ms, part_drained, s);
+    vault_drain(s->vault, part_drained, s);
 }
 
 /* Jobs may still use everything else, so they are joined before anything that they use goes. */
@@ -174,6 +203,11 @@ static void server_free(struct server *s)
         jobs_free(s->readers);
     if (s->loop)
         loop_free(s->loop);
+    messages_free(s->messages);
+    if (s->mcp)
+        mcp_use_vault(s->mcp, NULL);
+    vault_free(s->vault);       /* before the client whose connections it uses */
+    mcp_free(s->mcp);
     hub_free(s->hub);
     park_free(s->park);
     api_free(s->api);
@@ -182,6 +216,7 @@ static void server_free(struct server *s)
     if (s->fetch)
         fetch_free(s->fetch);
     store_close(s->store);
+    seal_free(s->seal);
     if (s->tls)
         tls_ctx_free(s->tls);
     ev_free(s->ev);
@@ -205,6 +240,11 @@ static int open_data(struct server *s, struct err *e)
         return err_set(e, RC_CONFLICT, "another server runs on '%s'; stop it, or choose another --data", s->s.data);
     db = str_printf("%s/outwork.db", s->s.data);
     TRY(store_open(db, true, &s->store, e));
+    if (!s->s.vault_key_file)
+        s->s.vault_key_file = str_printf("%s/vault.key", s->s.data);
+    int rc = seal_load(s->s.vault_key_file, true, &s->seal, e);
+    if (rc < 0)
+        return err_wrap(e, rc, "vault.key-file");
     return s->store->ops->lease_clear(s->store, e);
 }
 
@@ -220,19 +260,45 @@ static int make_models(struct server *s, struct err *e)
     return model_registry_new(s->ev, s->fetch, &mc, &s->models, e);
 }
 
+static int make_mcp(struct server *s, struct err *e)
+{
+    struct mcp_conf mc = {
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .workspace_id = s->s.workspace_id,
+        .allow = (const char *const *)s->s.mcp_allow.item, .n_allow = s->s.mcp_allow.n,
+        .private_ok = (const char *const *)s->s.mcp_private_ok.item, .n_private_ok = s->s.mcp_private_ok.n,
+        .ca_file = s->s.mcp_ca_file, .proxy = s->s.mcp_proxy, .tunnel_domain = s->s.tunnel_domain,
+        .edges = (const char *const *)s->s.tunnel_edges.item, .n_edges = s->s.tunnel_edges.n,
+        .edge_ca_file = s->s.tunnel_edge_ca, .edge_cert_file = s->s.tunnel_edge_cert, .edge_key_file = s->s.tunnel_edge_key,
+    };
+    if ((mc.edge_cert_file != NULL) != (mc.edge_key_file != NULL))
+        return err_set(e, RC_INVALID, "tunnel.edge-cert and tunnel.edge-key go together");
+    for (size_t i = 0; i < mc.n_edges; i++)
+        if (strncmp(mc.edges[i], "https://", 8) != 0)
+            return err_set(e, RC_INVALID, "tunnel.edge: '%s' must begin with https://", mc.edges[i]);
+    TRY(mcp_new(&mc, &s->mcp, e));
+    struct vault_conf vc = { .ev = s->ev, .jobs = s->jobs, .store = s->store, .fetch = mcp_fetch(s->mcp), .seal = s->seal, .reach = mcp_reach(s->mcp) };
+    TRY(vault_new(&vc, &s->vault, e));
+    mcp_use_vault(s->mcp, s->vault);
+    return RC_OK;
+}
+
 static int make_parts(struct server *s, struct err *e)
 {
     struct hub_conf hc = { .ev = s->ev, .jobs = s->readers, .store = s->store };
     struct loop_conf lc = {
         .ev = s->ev, .jobs = s->jobs, .store = s->store, .models = s->models, .on_preview = on_preview, .ctx = s, .owner = s->owner,
-        .retry_budget_ms = s->s.retry_budget_ms,
+        .retry_budget_ms = s->s.retry_budget_ms, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms,
     };
     TRY(hub_new(&hc, &s->hub, e));
     TRY(park_new(s->ev, s->jobs, &s->park, e));
     TRY(loop_new(&lc, &s->loop, e));
+    struct messages_conf mc = { .ev = s->ev, .models = s->models, .mcp = s->mcp, .mcp_timeout_ms = s->s.mcp_timeout_ms };
+    TRY(messages_new(&mc, &s->messages, e));
     struct api_conf ac = {
-        .ev = s->ev, .jobs = s->jobs, .store = s->store, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .ev = s->ev, .jobs = s->jobs, .store = s->store, .seal = s->seal, .vault = s->vault, .loop = s->loop, .models = s->models, .hub = s->hub, .park = s->park,
+        .messages = s->messages,
         .public_url = s->s.public_url, .organization_id = s->s.organization_id, .workspace_id = s->s.workspace_id, .lease_ms = s->s.lease_ms,
+        .tunnel_domain = s->s.tunnel_domain,
     };
     TRY(api_new(&ac, &s->api, e));
     s->store->ops->on_note(s->store, on_note, s);
@@ -290,11 +356,13 @@ static int server_start(struct server *s, struct err *e)
     TRY(make_models(s, e));
     TRY(jobs_new(job_threads(s), JOBS_QUEUE_MAX, &s->jobs, e));
     TRY(jobs_new(STREAM_READERS, JOBS_QUEUE_MAX, &s->readers, e));
+    TRY(make_mcp(s, e));
     TRY(make_parts(s, e));
     TRY(make_listener(s, where, e));
     TRY(loop_recover(s->loop, e));
     ev_timer_set(s->ev, &s->recover, RECOVER_MS, on_recover_timer);
     ev_timer_set(s->ev, &s->expire, EXPIRE_MIN_MS, on_expire_timer);
+    ev_timer_set(s->ev, &s->watch, 0, on_watch_timer);
     log_info("server.ready", "address=%s data=%s model=%s version=%s", where, s->s.data, model_providers[s->s.model_provider], OUTWORK_VERSION);
     return RC_OK;
 }

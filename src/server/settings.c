@@ -22,6 +22,23 @@ static const struct conf_key keys[] = {
       .help = "How long one model request is retried before the turn is given up." },
     { .name = "script.file", .type = CONF_STR, .field = F(script_file), .arg = "FILE", .help = "Turns of the provider script (default: a demonstration)." },
 
+    { .name = "mcp.allow", .type = CONF_LIST, .field = F(mcp_allow), .arg = "HOST", .help = "Public hosts whose MCP servers may be called: mcp.example.com, *.example.com, or *. Default: none." },
+    { .name = "mcp.private-ok", .type = CONF_LIST, .field = F(mcp_private_ok), .arg = "HOST:PORT",
+      .help = "MCP servers that may have a private address and plain http. For development; in production use a tunnel." },
+    { .name = "mcp.ca-file", .type = CONF_STR, .field = F(mcp_ca_file), .arg = "FILE", .help = "Certificates to trust for public MCP servers instead of the system's." },
+    { .name = "mcp.proxy", .type = CONF_STR, .field = F(mcp_proxy), .arg = "URL", .help = "Proxy for public MCP servers; it then looks their names up." },
+    { .name = "mcp.timeout", .type = CONF_DUR, .field = F(mcp_timeout_ms), .dflt = "5m", .min = "1s", .max = "24h", .arg = "TIME", .help = "How long one tool call of an MCP server may take." },
+
+    { .name = "vault.key-file", .type = CONF_STR, .field = F(vault_key_file), .arg = "FILE",
+      .help = "Keys that seal the secrets of vaults and tunnels (default: vault.key in the data directory, made at the first start)." },
+
+    { .name = "tunnel.domain", .type = CONF_STR, .field = F(tunnel_domain), .arg = "NAME",
+      .help = "Every new tunnel gets a host name below this one; without it none can be made." },
+    { .name = "tunnel.edge", .type = CONF_LIST, .field = F(tunnel_edges), .arg = "URL", .help = "Listeners of edges for this server, https://host:port; tried in turn." },
+    { .name = "tunnel.edge-ca", .type = CONF_STR, .field = F(tunnel_edge_ca), .arg = "FILE", .help = "Certificates (PEM) that the edges' listeners are verified with." },
+    { .name = "tunnel.edge-cert", .type = CONF_STR, .field = F(tunnel_edge_cert), .arg = "FILE", .help = "Certificate (PEM) that this server shows to the edges." },
+    { .name = "tunnel.edge-key", .type = CONF_STR, .field = F(tunnel_edge_key), .arg = "FILE", .help = "Private key of tunnel.edge-cert (PEM)." },
+
     { .name = "jobs", .type = CONF_INT, .field = F(jobs), .dflt = "0", .min = "0", .max = "256", .arg = "N", .help = "Threads for requests and loop steps; 0: two per processor, at least 4." },
     { .name = "connections", .type = CONF_INT, .field = F(connections), .dflt = "8192", .min = "16", .max = "100000", .arg = "N", .help = "Client connections at once." },
     { .name = "bodies-max", .type = CONF_SIZE, .field = F(bodies_max), .dflt = "256MiB", .min = "32MiB", .arg = "SIZE", .help = "Memory for request bodies, all together." },

@@ -22,9 +22,13 @@ struct store_tunnel_ops {
     int (*list)(struct store *st, struct arena *a, const struct store_page *p, struct store_tunnel **ret, size_t *ret_n, struct err *e);
     int (*archive)(struct store *st, const char *id, int64_t now_ms, struct err *e);        /* with its certificates and tokens; again: RC_OK, nothing changes */
     int (*token_current)(struct store *st, struct arena *a, const char *tunnel_id, struct store_tunnel_token *ret, struct err *e);   /* RC_NOT_FOUND; RC_INVALID archived */
-    /* The old current one stays valid until overlap_until_ms (now: not at all). RC_NOT_FOUND; RC_INVALID archived. */
+    /* The old current one stays valid until overlap_until_ms (now: not at all; then all older ones end too). RC_NOT_FOUND; RC_INVALID archived. */
     int (*token_rotate)(struct store *st, const struct store_tunnel_token *fresh, int64_t now_ms, int64_t overlap_until_ms, struct err *e);
+    /* RC_NOT_FOUND; RC_INVALID: the token was good, but the tunnel is archived. */
     int (*token_find)(struct store *st, struct arena *a, const char *tunnel_id, const uint8_t hash[32], int64_t now_ms, struct store_tunnel_token *ret, struct err *e);
+    /* Tokens after `after_id` (NULL: the first), ordered by id, and the exchange of one sealed text (RC_CONFLICT: it is another one now): for the re-wrap command. */
+    int (*token_scan)(struct store *st, struct arena *a, const char *after_id, int limit, struct store_tunnel_token **ret, size_t *ret_n, struct err *e);
+    int (*token_reseal)(struct store *st, const char *id, const void *old, size_t old_n, const void *fresh, size_t fresh_n, struct err *e);
     /* RC_LIMIT: `active_max` active ones; RC_CONFLICT: the same fingerprint is active on this tunnel; RC_INVALID: archived tunnel; RC_NOT_FOUND. */
     int (*certificate_add)(struct store *st, const struct store_tunnel_certificate *c, int64_t active_max, struct err *e);
     int (*certificate_get)(struct store *st, struct arena *a, const char *tunnel_id, const char *id, struct store_tunnel_certificate *ret, struct err *e);
@@ -32,8 +36,8 @@ struct store_tunnel_ops {
     int (*certificate_archive)(struct store *st, const char *tunnel_id, const char *id, int64_t now_ms, struct err *e);     /* again: RC_OK */
     int (*certificates_expiring)(struct store *st, struct arena *a, int64_t before_ms, struct store_tunnel_certificate **ret, size_t *ret_n, struct err *e);
 
-    int (*edge_seen)(struct store *st, const struct store_edge *e_, const struct store_connector *c, size_t n, struct err *e);      /* replaces what this edge said before */
+    int (*edge_seen)(struct store *st, const struct store_edge *e_, const struct store_connector *c, size_t n, struct err *e);      /* replaces what this edge said before; connectors of unknown tunnels are passed over */
     int (*edge_for)(struct store *st, struct arena *a, const char *tunnel_id, int64_t since_ms, struct store_edge **ret, size_t *ret_n, struct err *e);   /* edges with a connector of it, seen since then, not draining first */
     int (*edge_list)(struct store *st, struct arena *a, struct store_edge **ret, size_t *ret_n, struct err *e);
-    int (*connector_list)(struct store *st, struct arena *a, const char *tunnel_id, struct store_connector **ret, size_t *ret_n, struct err *e);   /* newest seen first; forgotten after a day */
+    int (*connector_list)(struct store *st, struct arena *a, const char *tunnel_id, struct store_connector **ret, size_t *ret_n, struct err *e);   /* newest seen first; gone ones have 0 connections, and are forgotten after a day */
 };

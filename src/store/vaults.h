@@ -27,7 +27,9 @@ struct store_vault_ops {
     int (*credential_create)(struct store *st, const struct store_credential *c, int64_t max, struct err *e);
     int (*credential_get)(struct store *st, struct arena *a, const char *vault_id, const char *id, struct store_credential *ret, struct err *e);
     int (*credential_find)(struct store *st, struct arena *a, const char *vault_id, const char *match, struct store_credential *ret, struct err *e);   /* active ones, MCP kinds */
+    /* Rows without `sealed`. */
     int (*credential_list)(struct store *st, struct arena *a, const char *vault_id, const struct store_page *p, struct store_credential **ret, size_t *ret_n, struct err *e);
+    /* `sealed` NULL keeps what is stored. RC_CONFLICT: moved on; RC_INVALID: archived. */
     int (*credential_update)(struct store *st, const char *vault_id, const char *id, int64_t expect_updated_ms, const char *body, const void *sealed, size_t sealed_n, int64_t now_ms, struct err *e);
     int (*credential_archive)(struct store *st, const char *vault_id, const char *id, int64_t now_ms, struct err *e);     /* purges the secrets */
     int (*credential_remove)(struct store *st, const char *vault_id, const char *id, struct err *e);

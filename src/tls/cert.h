@@ -14,7 +14,8 @@ struct cert_info {
 /* Checks one PEM certificate as a tunnel's authority at `now_ms`; RC_INVALID says which rule it breaks and what to do. One certificate, no key material, no
  * trailing rubbish; RSA >= 2048 or ECDSA >= P-256 with SHA-256 or better; BasicConstraints critical CA:TRUE; SubjectKeyIdentifier; KeyUsage keyCertSign. */
 MUST_CHECK int cert_check_ca(const char *pem, size_t n, int64_t now_ms, struct cert_info *ret, struct err *e);
-/* Checks a leaf for hosts below `domain`, signed directly by one of the authorities in `ca_pem` (one or more PEM certificates). */
+/* Checks a leaf for hosts one label below `domain`, signed directly by one of the authorities in `ca_pem` (one or more PEM certificates). The first
+ * certificate of `pem` counts, what else is in the file does not. */
 MUST_CHECK int cert_check_leaf(const char *pem, size_t n, const char *ca_pem, size_t ca_n, const char *domain, int64_t now_ms, struct cert_info *ret, struct err *e);
 
 /* Making. PEM texts go to the buffers; the keys must be wiped by the caller (buf_wipe). */
@@ -24,6 +25,7 @@ struct cert_spec {
     const char *const *ip; size_t n_ip;      /* numeric addresses */
     int64_t now_ms, valid_ms;
     bool client;                             /* extended key usage clientAuth instead of serverAuth */
+    bool both;                               /* serverAuth and clientAuth: edges among themselves */
 };
 MUST_CHECK int cert_make_ca(const struct cert_spec *s, struct buf *ret_cert, struct buf *ret_key, struct err *e);      /* ECDSA P-256 */
 MUST_CHECK int cert_make_leaf(const struct cert_spec *s, const char *ca_pem, const char *ca_key_pem, struct buf *ret_cert, struct buf *ret_key, struct err *e);   /* ECDSA P-256 */

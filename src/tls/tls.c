@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/str.h"
 #include "ev/ev.h"
@@ -152,7 +153,9 @@ int tls_ctx_client(const struct tls_conf *c, struct tls_ctx **ret, struct err *e
 {
     struct tls_ctx *x = NULL;
     TRY(ctx_new(TLS_client_method(), c, &x, e));
-    int ok = c->ca_file ? SSL_CTX_load_verify_file(x->ssl, c->ca_file) : SSL_CTX_set_default_verify_paths(x->ssl);
+    int ok = c->ca_file ? SSL_CTX_load_verify_file(x->ssl, c->ca_file) : 1;
+    if (ok == 1 && (!c->ca_file || c->system_cas))
+        ok = SSL_CTX_set_default_verify_paths(x->ssl);
     if (ok != 1) {
         (void)ssl_err(e, RC_INVALID, c->ca_file ? c->ca_file : "the system's store");
         tls_ctx_free(x);
@@ -169,6 +172,29 @@ void tls_ctx_free(struct tls_ctx *c)
         return;
     SSL_CTX_free(c->ssl);
     free(c);
+}
+
+static bool asn1_ms(const ASN1_TIME *t, int64_t *ret)
+{
+    struct tm tm = { 0 };
+    if (!t || ASN1_TIME_to_tm(t, &tm) != 1)
+        return false;
+    *ret = (int64_t)timegm(&tm) * 1000;
+    return true;
+}
+
+bool tls_ctx_validity(const struct tls_ctx *c, int64_t *ret_not_before_ms, int64_t *ret_not_after_ms)
+{
+    const X509 *x = SSL_CTX_get0_certificate(c->ssl);
+    return x && asn1_ms(X509_get0_notBefore(x), ret_not_before_ms) && asn1_ms(X509_get0_notAfter(x), ret_not_after_ms);
+}
+
+bool tls_ctx_covers(const struct tls_ctx *c, const char *host)
+{
+    X509 *x = SSL_CTX_get0_certificate(c->ssl);
+    bool ok = x && X509_check_host(x, host, 0, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, NULL) == 1;
+    ERR_clear_error();
+    return ok;
 }
 
 /* Over `fd`, or over `io` when it is given. */

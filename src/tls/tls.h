@@ -12,10 +12,14 @@ struct tls_conf {
     const char *ca_file;                 /* client: trust these instead of the system's; server: ask for client certificates of these */
     const char *alpn;                    /* protocols in order of preference, "h2,http/1.1"; NULL: "http/1.1" */
     bool tls13_only;                     /* tunnels (architecture section 5); else TLS 1.2 at least */
+    bool system_cas;                     /* client: trust the system's authorities beside ca_file */
 };
 MUST_CHECK int tls_ctx_server(const struct tls_conf *c, struct tls_ctx **ret, struct err *e);
 MUST_CHECK int tls_ctx_client(const struct tls_conf *c, struct tls_ctx **ret, struct err *e);
 void tls_ctx_free(struct tls_ctx *c);
+/* Of the context's own certificate; false when it has none. */
+bool tls_ctx_validity(const struct tls_ctx *c, int64_t *ret_not_before_ms, int64_t *ret_not_after_ms);
+bool tls_ctx_covers(const struct tls_ctx *c, const char *host);      /* does one of its names match? */
 
 /* `fd` is borrowed. Client: verifies the certificate chain and `host` (name or IP literal). */
 MUST_CHECK int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e);

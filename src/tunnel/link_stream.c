@@ -238,7 +238,8 @@ void link_stream_free(struct link_stream *s)
         stream_drop(s);
         stream_rst(s, s->replied || l->role == LINK_OPENER ? NGHTTP2_CANCEL : NGHTTP2_REFUSED_STREAM);
     }
-    if (l && s->h2_open && l->h2 && !s->reset && s->local_end && !s->remote_end)
+    bool refusal = s->replied && s->status != 200;      /* on_sent() resets it behind the answer; now, the reset would replace the answer */
+    if (l && s->h2_open && l->h2 && !s->reset && s->local_end && !s->remote_end && !refusal)
         stream_rst(s, NGHTTP2_NO_ERROR);
     stream_unref(s);
 }

@@ -12,7 +12,8 @@
  *
  * Edge -> server (control API, bearer edge key; JSON):
  *   POST /outwork/v1/edges/authenticate   {"tunnel_id","token_sha256"(hex)} -> 200 {"tunnel_id","domain","token_id","workspace_id","state"} | 401
- *   POST /outwork/v1/edges/{edge_id}/heartbeat  {"address":"host:port of the peer listener","version","draining":bool,"connectors":[{"id","tunnel_id","token_id",
+ *     The 401 of a refused token and that of a refused edge key differ in error.details.error_code: "token_refused", "edge_key_refused".
+ *   POST /outwork/v1/edges/{edge_id}/heartbeat  {"address":"host:port of the peer listener, or PROTO_NO_PEER","version","draining":bool,"connectors":[{"id","tunnel_id","token_id",
  *       "connections":n,"version","remote_address","connected_at"}]} -> 200 {"ttl_seconds":30,"tunnels":[{"id","state"}]}; sent every ttl/3 and when something changed
  *   GET  /outwork/v1/edges/route?host=H&from=EDGE_ID -> 200 {"tunnel_id","domain","state","edges":[{"id","address"}]} | 404 no such tunnel
  *   state: "active", "needs_certificate" (no registered authority: no traffic), "archived" (connections are cut). */
@@ -33,3 +34,4 @@
 #define PROTO_E_CONNECTOR_FAILED "connector_failed"      /* 502: it refused, or went away before it answered */
 #define PROTO_E_BUSY "busy"                      /* 503: a limit of this edge; comes with Retry-After */
 #define PROTO_TOKEN_MAX 1024
+#define PROTO_NO_PEER "none:0"                   /* the address of an edge that takes no streams of others */

@@ -2,7 +2,9 @@
  * measures, per call, the time from writing the call to having the posted result. Any worker can be measured: it only speaks the API.
  *
  * Usage: wire_bench CALLS WARMUP TOOL INPUT_JSON < /dev/null; prints "listening PORT" first, then one JSON line of figures, then exits.
- * Environment: WIRE_SESSIONS (default 1): so many sessions at once, each with CALLS calls; latency is over all, "per_second" is the total rate. */
+ * Environment: WIRE_SESSIONS (default 1): so many sessions at once, each with CALLS calls; latency is over all, "per_second" is the total rate.
+ * WIRE_FIRST: a bash command that each session runs before anything is measured. WIRE_EXPECT: text that every measured result must hold, so that nobody is
+ * measured at refusing the work; a result without it ends the program with status 3. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,13 +25,13 @@ struct session {
     struct http_stream *stream;
     struct buf frame;
     int64_t sent_us, calls;
-    bool offered, acked, first_result;
+    bool offered, prepared;
 };
 
 static struct {
     struct ev *ev;
     struct http_server *http;
-    const char *tool, *input;
+    const char *tool, *input, *first, *expect;
     int64_t calls, warmup, n_sessions, done, *us, n_us;
     int64_t started_us, enqueued_us, first_result_us;
     struct session s[SESSIONS_MAX];
@@ -72,8 +74,9 @@ static void finish(void)
 
 static void send_call(struct session *s)
 {
-    char *data = str_printf("{\"id\":\"sevt_%d_%" PRId64 "\",\"type\":\"agent.tool_use\",\"name\":\"%s\",\"input\":%s,\"evaluated_permission\":\"allow\","
-                            "\"processed_at\":\"2026-01-01T00:00:00.000Z\"}", s->index, s->calls, b.tool, b.input);
+    bool first = b.first && !s->prepared;
+    char *data = str_printf("{\"id\":\"sevt_%d_%" PRId64 "%s\",\"type\":\"agent.tool_use\",\"name\":\"%s\",\"input\":%s,\"evaluated_permission\":\"allow\","
+                            "\"processed_at\":\"2026-01-01T00:00:00.000Z\"}", s->index, s->calls, first ? "f" : "", first ? "bash" : b.tool, first ? b.first : b.input);
     buf_clear(&s->frame);
     (void)sse_write(&s->frame, NULL, "agent.tool_use", data, strlen(data));
     free(data);
@@ -98,10 +101,17 @@ static void on_close(void *ctx, struct http_stream *st)
 static void on_result(struct session *s, struct http_req *r)
 {
     int64_t us = now_us() - s->sent_us;
+    struct slice body = http_req_body(r);
     if (!b.first_result_us)
         b.first_result_us = now_us();
+    bool measured = s->prepared || !b.first;
+    if (measured && b.expect && !memmem(body.p, body.n, b.expect, strlen(b.expect))) {
+        fprintf(stderr, "a result without '%s': %.*s\n", b.expect, (int)(body.n < 2000 ? body.n : 2000), body.p);
+        exit(3);
+    }
+    s->prepared = true;
     reply(r, 200, "{\"data\":[]}");
-    s->calls++;
+    s->calls += measured;
     if (s->calls > b.warmup) {
         if (!b.started_us)
             b.started_us = now_us();
@@ -196,6 +206,9 @@ int main(int argc, char **argv)
     }
     signal(SIGPIPE, SIG_IGN);
     const char *n = getenv("WIRE_SESSIONS");
+    json_t *command = getenv("WIRE_FIRST") ? json_pack("{s:s}", "command", getenv("WIRE_FIRST")) : NULL;
+    b.first = command ? js_text(command) : NULL;
+    b.expect = getenv("WIRE_EXPECT");
     b.calls = strtol(argv[1], NULL, 10), b.warmup = strtol(argv[2], NULL, 10), b.tool = argv[3], b.input = argv[4];
     b.n_sessions = n ? strtol(n, NULL, 10) : 1;
     if (b.n_sessions < 1 || b.n_sessions > SESSIONS_MAX)

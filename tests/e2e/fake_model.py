@@ -3,9 +3,11 @@
 The newest user text that starts with ``PLAN `` holds a JSON list of steps; the n-th model request after it answers with
 step n. A step is a list of content blocks, or an object::
 
-    {"blocks": [...], "stop_reason": "...", "usage": {...}, "delay": seconds, "chunk_delay": seconds}
+    {"blocks": [...], "stop_reason": "...", "usage": {...}, "delay": seconds, "chunk_delay": seconds, "piece": characters}
     {"status": 529, "times": 2, "headers": {...}, "error": "overloaded_error", "then": STEP}
     {"break_after": n, "times": 1, "then": STEP}      # the stream is cut after n events
+    {"blocks": [...], "error_after": n, "error": T}   # after n events an `error` event, and the end
+    {"raw": "...", "type": "text/event-stream"}       # these bytes, whatever they are
 
 A block is ``"some text"``, ``{"tool": name, "input": {...}}``, ``{"thinking": "..."}`` or a raw content block.
 """
@@ -64,6 +66,10 @@ class FakeModel:
         self.lock = threading.Lock()
         self.on_request = None      # called with (index, body) before the answer begins
         self.on_event = None        # called with (request index, event index) before each stream event
+        self.raw: list[bytes] = []  # bodies and paths as they came
+        self.paths: list[str] = []
+        self.unstreamed = False     # answers without "stream": true are expected
+        self.cut = threading.Event()    # set when a stream could not be written any more
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,10 +79,15 @@ class FakeModel:
                 pass
 
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                raw = self.rfile.read(int(self.headers["content-length"]))
+                body = json.loads(raw)
+                with fake.lock:
+                    fake.raw.append(raw)
+                    fake.paths.append(self.path)
                 try:
                     fake.answer(self, body)
                 except (BrokenPipeError, ConnectionResetError):
+                    fake.cut.set()
                     self.close_connection = True
                 except Broken:
                     self.close_connection = True
@@ -118,6 +129,8 @@ class FakeModel:
             self.violations += check_request(body)
         if self.on_request:
             self.on_request(index, body)
+        if h.path.split("?")[0].endswith("/count_tokens"):
+            return self.whole(h, {"input_tokens": 10 + len(body["messages"]), **({"context_management": None} if "context_management" in body else {})}, "count")
         step, key = self.choose(body)
         if body["messages"][-1]["role"] != "user" and "pause_turn" not in json.dumps(body["messages"][0]):
             self.violations.append("the last message is not the user's, and nothing was paused")
@@ -143,6 +156,40 @@ class FakeModel:
         h.end_headers()
         h.wfile.write(data)
 
+    def whole(self, h, value, key, kind="application/json") -> None:
+        data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        h.send_response(200)
+        h.send_header("content-type", kind)
+        h.send_header("request-id", "req_" + key[:12])
+        h.send_header("anthropic-ratelimit-requests-remaining", "99")
+        h.send_header("anthropic-organization-id", "org_of_the_provider")
+        h.send_header("content-length", str(len(data)))
+        h.end_headers()
+        h.wfile.write(data)
+
+    def message(self, body, step, key) -> dict:
+        m: dict = {}
+        for name, data in self.events(body, step, key):
+            if name == "message_start":
+                m = data["message"]
+            elif name == "content_block_start":
+                m["content"].append(dict(data["content_block"]))
+                partial = ""
+            elif name == "content_block_delta":
+                b, d = m["content"][-1], data["delta"]
+                if d["type"] == "input_json_delta":
+                    partial += d["partial_json"]
+                    b["input"] = None
+                else:
+                    k = d["type"].removesuffix("_delta")
+                    b[k] = b.get(k, "") + d[k]
+            elif name == "content_block_stop" and partial:
+                m["content"][-1]["input"] = json.loads(partial)
+            elif name == "message_delta":
+                m.update(data["delta"])
+                m["usage"].update(data["usage"])
+        return m
+
     # -- the stream -------------------------------------------------------------------------------------------------
     def events(self, body, step, key):
         opts = step if isinstance(step, dict) else {"blocks": step}
@@ -154,8 +201,9 @@ class FakeModel:
         for i, b in enumerate(blocks):
             if isinstance(b, str):
                 yield "content_block_start", {"index": i, "content_block": {"type": "text", "text": ""}}
-                for k in range(0, len(b), 16):
-                    yield "content_block_delta", {"index": i, "delta": {"type": "text_delta", "text": b[k:k + 16]}}
+                piece = opts.get("piece", 16)
+                for k in range(0, len(b), piece):
+                    yield "content_block_delta", {"index": i, "delta": {"type": "text_delta", "text": b[k:k + piece]}}
             elif "tool" in b:
                 tools = True
                 yield "content_block_start", {"index": i, "content_block": {"type": "tool_use", "id": f"toolu_{key[:12]}_{i}", "name": b["tool"], "input": {}}}
@@ -178,16 +226,25 @@ class FakeModel:
         opts = step if isinstance(step, dict) else {}
         if opts.get("delay"):
             time.sleep(opts["delay"])
+        if "raw" in opts:
+            return self.whole(h, opts["raw"], key, opts.get("type", "application/json"))
         if not body.get("stream"):
-            raise AssertionError("the server asked for an unstreamed answer")
+            if not self.unstreamed:
+                raise AssertionError("the server asked for an unstreamed answer")
+            if cut is not None:
+                raise Broken
+            return self.whole(h, self.message(body, step, key), key)
         h.send_response(200)
         h.send_header("content-type", "text/event-stream")
         h.send_header("request-id", "req_" + key[:12])
+        h.send_header("anthropic-ratelimit-requests-remaining", "99")
         h.send_header("transfer-encoding", "chunked")
         h.end_headers()
         for n, (name, data) in enumerate(self.events(body, step, key)):
             if cut is not None and n >= cut:
                 raise Broken
+            if opts.get("error_after") == n:
+                name, data = "error", {"error": {"type": opts["error"], "message": "injected in the stream"}}
             if self.on_event:
                 self.on_event(index, n)
             if opts.get("chunk_delay"):
@@ -195,4 +252,6 @@ class FakeModel:
             frame = f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
             h.wfile.write(b"%x\r\n%s\r\n" % (len(frame), frame))
             h.wfile.flush()
+            if name == "error":
+                break
         h.wfile.write(b"0\r\n\r\n")

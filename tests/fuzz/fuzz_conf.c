@@ -6,7 +6,7 @@
 #include "base/str.h"
 #include "conf/conf.h"
 
-struct settings { char *url, *text; int64_t jobs, wait; uint64_t room; bool on; int mode; struct conf_list hosts; };
+struct settings { char *url, *text; int64_t jobs, wait; uint64_t room; bool on; int mode; struct conf_list hosts; struct conf_tree *tree; };
 #define F(f) offsetof(struct settings, f)
 static const struct conf_key keys[] = {
     { .name = "model.url", .type = CONF_STR, .field = F(url), .dflt = "x" }, { .name = "text", .type = CONF_STR, .field = F(text) },
@@ -14,6 +14,7 @@ static const struct conf_key keys[] = {
     { .name = "model.wait", .type = CONF_DUR, .field = F(wait), .dflt = "30s", .min = "1s", .max = "1h" },
     { .name = "room", .type = CONF_SIZE, .field = F(room), .dflt = "1MiB", .max = "1GiB" }, { .name = "on", .type = CONF_BOOL, .field = F(on) },
     { .name = "mode", .type = CONF_ENUM, .field = F(mode), .dflt = "none", .choices = "none|host" }, { .name = "host", .type = CONF_LIST, .field = F(hosts) },
+    { .name = "tree", .type = CONF_TREE, .field = F(tree) },
 };
 static const struct conf_program program = { .command = "fuzz", .keys = keys, .n_keys = COUNT_OF(keys) };
 

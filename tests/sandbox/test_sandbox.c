@@ -122,10 +122,10 @@ static int abstract_listener(const char *name)
 static void run_attack(size_t warm)
 {
     int port = 0;
-    AUTO_CLOSE int l = listener(&port);
+    AUTO_CLOSE __attribute__((unused)) int l = listener(&port);      /* open while it lives */
     char name[40], canary[200], cmd[800];
     (void)snprintf(name, sizeof name, "outwork-test-%d", getpid());
-    AUTO_CLOSE int u = abstract_listener(name);
+    AUTO_CLOSE __attribute__((unused)) int u = abstract_listener(name);
     (void)snprintf(canary, sizeof canary, "%s.canary", d.state);
     FILE *f = fopen(canary, "w");
     (void)fputs("secret", f);
@@ -641,10 +641,10 @@ static void test_host_network(void **state)
 {
     (void)state;
     int port = 0;
-    AUTO_CLOSE int l = listener(&port);
+    AUTO_CLOSE __attribute__((unused)) int l = listener(&port);      /* open while it lives */
     char name[40], cmd[300], out[500];
     (void)snprintf(name, sizeof name, "outwork-net-%d", getpid());
-    AUTO_CLOSE int u = abstract_listener(name);
+    AUTO_CLOSE __attribute__((unused)) int u = abstract_listener(name);
     d.policy.net = SBX_NET_HOST;
     begin(0, NULL);
     struct sbx *s = claim("sesn_net");

@@ -61,15 +61,21 @@ def test_calls_and_results(api, worker):
     assert w.stop() == 0
 
 
-def test_a_command_that_ends_the_shell(api, worker):
+@pytest.mark.parametrize("ending, status", [
+    ("echo bye; exit 3", 3),
+    ("echo bye; exec sh -c 'exit 4'", 4),
+    ("echo bye; yes >/dev/null & exit 5", 5),
+    ("echo bye; (while echo on; do :; done) & exit 6", 6),  # its output never pauses
+])
+def test_a_command_that_ends_the_shell(api, worker, ending, status):
     s, wid, w = served(api, worker)
-    t = time.monotonic()
-    a = s.bash("echo bye; exit 3")
-    api.wait_result(s, a, 10)
-    assert time.monotonic() - t < 3 * SLOW and s.error(a) and "bye" in s.text(a)
-    b = s.bash("echo back")
+    a = s.bash(ending)
+    api.wait_result(s, a, 20 * SLOW)  # far below the command's own limit
+    assert s.error(a) and f"exit code: {status}" in s.text(a)
+    b = s.tool("bash", {"command": "echo back", "restart": True})
     api.wait_result(s, b)
     assert "back" in s.text(b) and not s.error(b)
+    assert w.stop() == 0
 
 
 def test_requests_and_headers(api, worker):

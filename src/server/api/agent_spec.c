@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "server/api/call.h"
+#include "server/mcp/names.h"
 
 /* Default effort and speed of a model that names none (resolved forms always carry both). */
 #define EFFORT_DEFAULT "high"
@@ -157,6 +158,8 @@ static int custom_name_check(struct call *c, size_t tool, const char *name, json
     for (size_t i = 0; i < COUNT_OF(builtin_names); i++)
         if (strcmp(builtin_names[i], name) == 0)
             return call_fail(c, RC_INVALID, "tools.%zu.name: '%s' is the name of a built-in tool", tool, name);
+    if (mcp_tool_name_is(name))
+        return call_fail(c, RC_INVALID, "tools.%zu.name: names of the form mcp__<server>__<tool> are kept for the tools of MCP servers", tool);
     if (json_object_get(seen, name))
         return call_fail(c, RC_INVALID, "tools.%zu.name: '%s' is used twice", tool, name);
     js_set(seen, name, json_true());
@@ -179,6 +182,10 @@ int agent_tools_resolve(struct call *c, json_t *in, json_t **ret)
             toolset = true;
             TRY(toolset_resolve(c, i, v, &resolved));
             js_push(out, resolved);
+        } else if (str_eq(type, "mcp_toolset")) {
+            json_t *resolved = NULL;
+            TRY(agent_mcp_toolset_resolve(c, i, v, &resolved));
+            js_push(out, resolved);
         } else if (str_eq(type, "custom")) {
             TRY(custom_name_check(c, i, js_str(v, "name"), seen));
             js_push(out, json_incref(v));
@@ -193,10 +200,8 @@ int agent_tools_resolve(struct call *c, json_t *in, json_t **ret)
 /* ---- all of it ---- */
 static int refuse_unserved(struct call *c, json_t *in)
 {
-    static const char *const lists[] = { "mcp_servers", "skills" };
-    for (size_t i = 0; i < COUNT_OF(lists); i++)
-        if (json_array_size(json_object_get(in, lists[i])) > 0)
-            return call_fail(c, RC_INVALID, "%s: not served yet by this server; leave it out or send []", lists[i]);
+    if (json_array_size(json_object_get(in, "skills")) > 0)
+        return call_fail(c, RC_INVALID, "skills: not served yet by this server; leave it out or send []");
     if (json_is_object(json_object_get(in, "multiagent")))
         return call_fail(c, RC_INVALID, "multiagent: not served yet by this server");
     const char *identity = js_str(in, "execution_identity.type");
@@ -223,6 +228,11 @@ int agent_apply(struct call *c, json_t *agent, json_t *in, bool override)
         TRY(agent_tools_resolve(c, v, &resolved));
         js_set(agent, "tools", resolved);
     }
+    if ((v = json_object_get(in, "mcp_servers"))) {
+        TRY(agent_servers_resolve(c, v, &resolved));
+        js_set(agent, "mcp_servers", resolved);
+    }
+    TRY(agent_mcp_check(c, agent));
     v = json_object_get(in, "metadata");
     if (json_is_object(v)) {
         TRY(metadata_patch(c, json_object_get(agent, "metadata"), v, false, &resolved));

@@ -7,6 +7,8 @@
 #include "server/api/call.h"
 
 #define CALL_ARENA_FIRST (4 * KIB)
+#define LABEL_MAX 63
+#define DOMAIN_MAX 180               /* of 253: the rest is for the tunnel's label and the route */
 
 static struct call *call_new(struct api *a, struct http_req *r)
 {
@@ -87,9 +89,23 @@ int64_t api_body_limit(void *ctx, const struct http_head *h)
     return r->body_max ? (int64_t)r->body_max : (int64_t)ROUTE_BODY_SMALL;
 }
 
+/* A parent of host names: lower case, at least one label, room for "<route>.<label>." in front of it. */
+static int check_domain(const char *d, struct err *e)
+{
+    size_t n = d ? strlen(d) : 0, label = 0;
+    for (size_t i = 0; i <= n && d; i++) {
+        bool end = i == n || d[i] == '.';
+        bool ok = end ? label > 0 && d[i - 1] != '-' : (d[i] >= 'a' && d[i] <= 'z') || (d[i] >= '0' && d[i] <= '9') || (d[i] == '-' && label > 0);
+        label = end ? 0 : label + 1;
+        if (!ok || label > LABEL_MAX || n > DOMAIN_MAX)
+            return err_set(e, RC_INVALID, "tunnel.domain: '%.80s' is no host name; use lower-case labels without a dot at the end, at most %d characters", d, DOMAIN_MAX);
+    }
+    return RC_OK;
+}
+
 int api_new(const struct api_conf *c, struct api **ret, struct err *e)
 {
-    (void)e;
+    TRY(check_domain(c->tunnel_domain, e));
     struct api *a = xcalloc(1, sizeof *a);
     a->conf = *c;
     a->base_headers = str_printf("anthropic-organization-id: %s\r\nanthropic-workspace-id: %s\r\n", c->organization_id, c->workspace_id);

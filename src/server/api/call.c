@@ -175,12 +175,15 @@ static int who_may(struct call *c)
     if (r->flags & WHO_ANYONE)
         return RC_OK;
     int rc = auth_check(c->store, c->arena, call_header(c, "authorization"), call_header(c, "x-api-key"), c->now_ms, &c->who, &c->e);
+    if (rc == RC_UNAUTHORIZED && r->flags & WHO_EDGE_KEY)       /* told apart from a refused tunnel token, which is also a 401 */
+        return call_fail_code(c, rc, "edge_key_refused", "This path needs a valid edge key as bearer token (`outwork edge-key create`).");
     if (rc < 0)
         return rc;
     switch (c->who.kind) {
     case WHO_API_KEY:
         if (r->role == ROLE_NONE)
-            return call_fail(c, RC_DENIED, "This operation is for workers: use the environment key or the work item's token.");
+            return call_fail(c, RC_DENIED, r->flags & WHO_EDGE_KEY ? "This operation is for edges: use an edge key."
+                                                                   : "This operation is for workers: use the environment key or the work item's token.");
         if (c->who.role < r->role)
             return call_fail(c, RC_DENIED, "This API key has the role '%s'; this operation needs '%s'.", auth_role_name(c->who.role), auth_role_name(r->role));
         return RC_OK;
@@ -188,15 +191,24 @@ static int who_may(struct call *c)
         return r->flags & WHO_ENV_KEY ? RC_OK : call_fail(c, RC_DENIED, "An environment key may not do this.");
     case WHO_SESSION:
         return r->flags & WHO_SES_TOKEN ? RC_OK : call_fail(c, RC_DENIED, "A work item's token may not do this.");
+    case WHO_EDGE:
+        return r->flags & WHO_EDGE_KEY ? RC_OK : call_fail(c, RC_DENIED, "An edge key may not do this.");
     case WHO_NOBODY: break;
     }
     return call_fail(c, RC_UNAUTHORIZED, "No valid credential.");
 }
 
-/* Any value of the managed-agents family opens these paths; values that we do not know are ignored (docs/decisions). */
-static bool beta_given(const struct call *c)
+/* What a row's BETA_ flag asks for: a value that begins so, or the older name. Values that we do not know are ignored (docs/decisions/0010, 0016). */
+static const struct { unsigned flag; const char *family, *older, *example; } betas[] = {
+    { BETA_AGENTS, "managed-agents-", "environments-2026-03-01", "managed-agents-2026-04-01" },
+    { BETA_TUNNELS, "mcp-tunnels-", NULL, "mcp-tunnels-2026-06-22" },
+    { BETA_ORG_TUNNELS, "mcp-tunnels-", NULL, "mcp-tunnels-2026-05-19" },
+};
+
+static bool beta_given(const struct call *c, const char *family, const char *older)
 {
     const struct http_head *h = http_req_head(c->req);
+    size_t family_n = strlen(family);
     for (size_t i = 0; i < h->n_headers; i++) {
         if (!slice_eq_nocase(h->headers[i].name, "anthropic-beta"))
             continue;
@@ -205,13 +217,21 @@ static bool beta_given(const struct call *c)
             const char *comma = memchr(left.p, ',', left.n);
             size_t n = comma ? (size_t)(comma - left.p) : left.n;
             struct slice v = slice_trim((struct slice){ left.p, n });
-            if (slice_eq(v, "environments-2026-03-01") || (v.n > 15 && memcmp(v.p, "managed-agents-", 15) == 0))
+            if ((older && slice_eq(v, older)) || (v.n > family_n && memcmp(v.p, family, family_n) == 0))
                 return true;
             left.p += n + (comma != NULL);
             left.n -= n + (comma != NULL);
         }
     }
     return false;
+}
+
+static int check_beta(struct call *c)
+{
+    for (size_t i = 0; i < COUNT_OF(betas); i++)
+        if (c->route->flags & betas[i].flag && !beta_given(c, betas[i].family, betas[i].older))
+            return call_fail(c, RC_NOT_FOUND, "Not found. This path needs the header 'anthropic-beta: %s'.", betas[i].example);
+    return RC_OK;
 }
 
 static int take_query(struct call *c)
@@ -226,10 +246,12 @@ static int take_body(struct call *c)
     const struct schema_op *op = c->route->op ? schema_op_find(c->route->op) : NULL;
     if (coding.p && coding.n && !slice_eq_nocase(coding, "identity"))
         return call_fail_code(c, RC_INVALID, "request_body_encoding_unsupported", "content-encoding '%.*s' is not supported", (int)(coding.n > 40 ? 40 : coding.n), coding.p);
-    if (c->route->body_max == 0 || slice_trim(raw).n == 0) {
+    if (c->route->flags & RAW_BODY || c->route->body_max == 0 || slice_trim(raw).n == 0) {
         c->body = json_object();
     } else {
-        TRY(js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e));
+        int rc = js_parse(raw.p, raw.n, c->route->body_max, &c->body, &c->e);
+        if (rc < 0)
+            return c->route->flags & SECRET_BODY ? call_fail(c, rc, "body: invalid JSON, or too large") : rc;
         if (!json_is_object(c->body))
             return call_fail(c, RC_INVALID, "body: expected an object");
     }
@@ -245,8 +267,7 @@ static int take_body(struct call *c)
 static int prepare(struct call *c)
 {
     TRY(who_may(c));
-    if (c->route->flags & NEEDS_BETA && !beta_given(c))
-        return call_fail(c, RC_NOT_FOUND, "Not found. This path needs the header 'anthropic-beta: managed-agents-2026-04-01'.");
+    TRY(check_beta(c));
     TRY(take_query(c));
     return take_body(c);
 }

@@ -9,19 +9,26 @@
 #include "server/api/api.h"
 #include "server/api/cursor.h"
 #include "server/api/schema.h"
+#include "server/vault/secrets.h"
 
 #define CALL_PARAMS_MAX 3
 #define CALL_ARENA_MAX (512 * MIB)       /* store rows of one answer; lists read in chunks */
 #define CALL_ANSWER_MAX (256 * MIB)      /* bytes of one answer */
 #define ROUTE_BODY_SMALL (64 * KIB)      /* bodies of metadata and flags */
 #define ROUTE_BODY_AGENT (4 * MIB)
+#define ROUTE_BODY_SECRETS (256 * KIB)   /* credentials */
 #define METADATA_PAIRS_MAX 16            /* api.md 1.8; also in the schema overlay */
 #define API_LOCKS 64                     /* stripes for read-modify-write of one object */
 
 #define CALL_TAKEN 1                     /* a handler's result: request and call are somebody else's now (stream, park); touch nothing */
 
 struct call;
-enum { WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, NEEDS_BETA = 8, IS_STREAM = 16 };
+enum {
+    WHO_ENV_KEY = 1, WHO_SES_TOKEN = 2, WHO_ANYONE = 4, IS_STREAM = 16, WHO_EDGE_KEY = 32,
+    BETA_AGENTS = 8, BETA_TUNNELS = 64, BETA_ORG_TUNNELS = 128,          /* a value of this family in anthropic-beta (call.c) */
+    SECRET_BODY = 256,                                                   /* no error may quote it */
+    RAW_BODY = 512,                                                      /* not decoded here: the handler reads it */
+};
 struct route {
     enum http_method method;
     const char *path;                    /* "/v1/agents/{agent_id}"; a literal beats a parameter */
@@ -96,6 +103,15 @@ json_t *parse_stored(const char *text);                                   /* our
 /* The session of param[0], when this caller may see it; otherwise 404. */
 MUST_CHECK int call_session(struct call *c, struct store_session *ret);
 MUST_CHECK int call_environment(struct call *c, struct store_environment *ret);
+MUST_CHECK int call_vault(struct call *c, struct store_vault *ret);        /* of param[0] */
+
+/* ---- tunnels.c ---- */
+#define EDGE_TTL_MS 30000                /* an edge that was silent for longer is taken for gone (tunnel/proto.h) */
+MUST_CHECK int call_tunnel(struct call *c, struct store_tunnel *ret);     /* of param[0]; otherwise 404 */
+int tunnel_archived(struct call *c, const char *id);                      /* the refusal */
+const char *tunnel_state(const struct store_tunnel *t);                   /* as in tunnel/proto.h */
+/* ---- tunnel_status.c ---- */
+int tunnels_metrics(struct call *c, struct buf *out);                     /* appends samples of live tunnels and their certificates */
 
 /* ---- views.c: stored rows as API objects, appended as text (stored JSON is never decoded for it) ---- */
 void view_agent(struct buf *out, const struct store_agent *a);
@@ -103,14 +119,34 @@ void view_environment(struct buf *out, const struct store_environment *v);
 void view_session(struct buf *out, const struct store_session *s, int64_t now_ms);
 void view_thread(struct buf *out, const struct store_session *s, int64_t now_ms);
 void view_work(struct buf *out, const struct store_work *w, const char *secret);
+void view_vault(struct buf *out, const struct store_vault *v);
+void view_credential(struct buf *out, const struct store_credential *c);
 void view_key(struct buf *out, const struct store_key *k, const char *secret);
+void view_tunnel(struct buf *out, const struct store_tunnel *t, bool with_workspace);
+void view_certificate(struct buf *out, const struct store_tunnel_certificate *k);
 void view_deleted(struct buf *out, const char *id, const char *type);
+
+/* ---- vaults.c ---- */
+/* The vaults that a new session names: each there, not archived, and without credentials that a self-hosted environment cannot honour. */
+MUST_CHECK int vaults_check(struct call *c, const json_t *ids);
+
+/* ---- credential_auth.c: the `auth` of a credential ---- */
+/* What is stored of a credential: `auth` as it is shown, its key within the vault, and its secrets. */
+struct credential_auth { const char *kind; json_t *shown; char *match; struct vault_secrets secrets; bool secrets_changed; };
+void credential_auth_done(struct credential_auth *a);
+MUST_CHECK int credential_auth_new(struct call *c, json_t *in, struct credential_auth *ret);
+/* Applies an update to `a`, whose `shown` and `secrets` are the stored ones. */
+MUST_CHECK int credential_auth_patch(struct call *c, json_t *in, struct credential_auth *a);
 
 /* ---- agent_spec.c: from request to resolved form ---- */
 /* Applies a create, update or override body to `agent` (a resolved object; for create the defaults of agent_blank()). */
 json_t *agent_blank(void);
 MUST_CHECK int agent_apply(struct call *c, json_t *agent, json_t *in, bool override);
 MUST_CHECK int agent_tools_resolve(struct call *c, json_t *in, json_t **ret);
+/* agent_mcp.c: the same for mcp_servers and one mcp_toolset (`tool`: its place in tools); then whether the two fit together. */
+MUST_CHECK int agent_servers_resolve(struct call *c, json_t *in, json_t **ret);
+MUST_CHECK int agent_mcp_toolset_resolve(struct call *c, size_t tool, json_t *in, json_t **ret);
+MUST_CHECK int agent_mcp_check(struct call *c, const json_t *agent);
 /* What a session keeps of an agent: the API object without metadata and times. New reference. */
 json_t *agent_snapshot(const struct store_agent *a);
 
@@ -150,6 +186,21 @@ int threads_get(struct call *c);
 int threads_archive(struct call *c);
 int threads_events(struct call *c);
 int threads_stream(struct call *c);
+int vaults_list(struct call *c);
+int vaults_create(struct call *c);
+int vaults_get(struct call *c);
+int vaults_update(struct call *c);
+int vaults_archive(struct call *c);
+int vaults_delete(struct call *c);
+int credentials_list(struct call *c);
+int credentials_create(struct call *c);
+int credentials_get(struct call *c);
+int credentials_update(struct call *c);
+int credentials_archive(struct call *c);
+int credentials_delete(struct call *c);
+int credentials_validate(struct call *c);
+int messages_create(struct call *c);
+int messages_count(struct call *c);
 int models_list(struct call *c);
 int models_get(struct call *c);
 int keys_list(struct call *c);
@@ -159,6 +210,27 @@ int keys_revoke(struct call *c);
 int env_keys_list(struct call *c);
 int env_keys_create(struct call *c);
 int env_keys_revoke(struct call *c);
+int edge_keys_list(struct call *c);
+int edge_keys_create(struct call *c);
+int edge_keys_get(struct call *c);
+int edge_keys_revoke(struct call *c);
+int tunnels_list(struct call *c);
+int tunnels_create(struct call *c);
+int tunnels_get(struct call *c);
+int tunnels_archive(struct call *c);
+int tunnels_reveal_token(struct call *c);
+int tunnels_rotate_token(struct call *c);
+int certificates_list(struct call *c);
+int certificates_create(struct call *c);
+int certificates_get(struct call *c);
+int certificates_archive(struct call *c);
+int tunnel_status_list(struct call *c);
+int tunnel_status_get(struct call *c);
+int tunnel_connectors(struct call *c);
+int edges_list(struct call *c);
+int edges_authenticate(struct call *c);
+int edges_heartbeat(struct call *c);
+int edges_route(struct call *c);
 int health_live(struct call *c);
 int health_ready(struct call *c);
 int health_metrics(struct call *c);

@@ -114,6 +114,13 @@ int call_session(struct call *c, struct store_session *ret)
     return rc;
 }
 
+int call_vault(struct call *c, struct store_vault *ret)
+{
+    const char *id = c->param[0];
+    int rc = c->store->ops->vault->get(c->store, c->arena, id, ret, &c->e);
+    return rc == RC_NOT_FOUND ? not_found(c, "Vault", id) : rc;
+}
+
 int call_environment(struct call *c, struct store_environment *ret)
 {
     const char *id = c->param[0];

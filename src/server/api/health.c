@@ -34,5 +34,6 @@ int health_metrics(struct call *c)
     metric_set(&metric_jobs, (int64_t)jobs_waiting(c->api->conf.jobs));
     metric_set(&metric_parked, (int64_t)park_waiting(c->api->conf.park));
     c->content_type = "text/plain; version=0.0.4; charset=utf-8";
-    return metrics_write(&c->out);
+    TRY(metrics_write(&c->out));
+    return tunnels_metrics(c, &c->out);
 }

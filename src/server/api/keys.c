@@ -54,7 +54,8 @@ static int revoke_key(struct call *c, enum key_kind kind, const char *env_id, co
     if (str_eq(c->who.key_id, id))
         return call_fail(c, RC_INVALID, "Key '%.60s' makes this call; revoke it with another one.", id);
     TRY(c->store->ops->key_revoke(c->store, id, c->now_ms, &c->e));
-    view_deleted(&c->out, id, kind == KEY_API ? "api_key_deleted" : "environment_key_deleted");
+    static const char *const types[] = { [KEY_API] = "api_key_deleted", [KEY_ENVIRONMENT] = "environment_key_deleted", [KEY_EDGE] = "edge_key_deleted" };
+    view_deleted(&c->out, id, types[kind]);
     return RC_OK;
 }
 
@@ -123,4 +124,31 @@ int env_keys_revoke(struct call *c)
     struct store_environment v;
     TRY(call_environment(c, &v));
     return revoke_key(c, KEY_ENVIRONMENT, v.id, c->param[1]);
+}
+
+int edge_keys_list(struct call *c)
+{
+    return list(c, KEY_EDGE, NULL);
+}
+
+int edge_keys_create(struct call *c)
+{
+    char text[TOKEN_MAX], id[ID_MAX];
+    const char *name;
+    TRY(body_name(c, &name));
+    TRY(auth_edge_key_create(c->store, name, text, id, &c->e));
+    return answer_new(c, KEY_EDGE, NULL, id, text);
+}
+
+int edge_keys_get(struct call *c)
+{
+    struct store_key k;
+    TRY(find(c, KEY_EDGE, NULL, c->param[0], &k));
+    view_key(&c->out, &k, NULL);
+    return RC_OK;
+}
+
+int edge_keys_revoke(struct call *c)
+{
+    return revoke_key(c, KEY_EDGE, NULL, c->param[0]);
 }

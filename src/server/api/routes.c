@@ -9,7 +9,9 @@
 #define U ROLE_USER
 #define D ROLE_DEVELOPER
 #define A ROLE_ADMIN
-#define B NEEDS_BETA
+#define B BETA_AGENTS
+#define T BETA_TUNNELS
+#define O BETA_ORG_TUNNELS
 
 /* Environment paths do not ask for the beta header: plain curl calls of the getting-started kind must work (docs/decisions). */
 const struct route routes[] = {
@@ -20,6 +22,9 @@ const struct route routes[] = {
 
     { HTTP_GET,    "/v1/models",                                            U,         0,                             0,                 models_list,          "beta_models_list" },
     { HTTP_GET,    "/v1/models/{model_id}",                                 U,         0,                             0,                 models_get,           NULL },
+
+    { HTTP_POST,   "/v1/messages",                                          U,         RAW_BODY,                      JS_BODY_MAX,       messages_create,      NULL },
+    { HTTP_POST,   "/v1/messages/count_tokens",                             U,         RAW_BODY,                      JS_BODY_MAX,       messages_count,       NULL },
 
     { HTTP_GET,    "/v1/agents",                                            U,         B,                             0,                 agents_list,          "beta_agents_list" },
     { HTTP_POST,   "/v1/agents",                                            D,         B,                             ROUTE_BODY_AGENT,  agents_create,        "beta_agents_create" },
@@ -61,6 +66,41 @@ const struct route routes[] = {
     { HTTP_GET,    "/v1/sessions/{session_id}/threads/{thread_id}/events",  U,         B,                             0,                 threads_events,       "beta_sessions_threads_events_list" },
     { HTTP_GET,    "/v1/sessions/{session_id}/threads/{thread_id}/stream",  U,         B | IS_STREAM,                 0,                 threads_stream,       "beta_sessions_threads_events_stream" },
 
+    { HTTP_GET,    "/v1/tunnels",                                           U,         T,                             0,                 tunnels_list,         "beta_tunnels_list" },
+    { HTTP_POST,   "/v1/tunnels",                                           A,         T,                             ROUTE_BODY_SMALL,  tunnels_create,       "beta_tunnels_create" },
+    { HTTP_GET,    "/v1/tunnels/{tunnel_id}",                               U,         T,                             0,                 tunnels_get,          NULL },
+    { HTTP_POST,   "/v1/tunnels/{tunnel_id}/archive",                       A,         T,                             ROUTE_BODY_SMALL,  tunnels_archive,      NULL },
+    { HTTP_POST,   "/v1/tunnels/{tunnel_id}/reveal_token",                  A,         T,                             ROUTE_BODY_SMALL,  tunnels_reveal_token, NULL },
+    { HTTP_POST,   "/v1/tunnels/{tunnel_id}/rotate_token",                  A,         T,                             ROUTE_BODY_SMALL,  tunnels_rotate_token, "beta_tunnels_rotateToken" },
+    { HTTP_GET,    "/v1/tunnels/{tunnel_id}/certificates",                  U,         T,                             0,                 certificates_list,    "beta_tunnels_certificates_list" },
+    { HTTP_POST,   "/v1/tunnels/{tunnel_id}/certificates",                  A,         T,                             ROUTE_BODY_SMALL,  certificates_create,  "beta_tunnels_certificates_create" },
+    { HTTP_GET,    "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}", U,         T,                             0,                 certificates_get,     NULL },
+    { HTTP_POST,   "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive", A,         T,                             ROUTE_BODY_SMALL,  certificates_archive, NULL },
+
+    { HTTP_GET,    "/v1/organizations/tunnels",                             U,         O,                             0,                 tunnels_list,         "beta_tunnels_list" },
+    { HTTP_POST,   "/v1/organizations/tunnels",                             A,         O,                             ROUTE_BODY_SMALL,  tunnels_create,       "beta_tunnels_create" },
+    { HTTP_GET,    "/v1/organizations/tunnels/{tunnel_id}",                 U,         O,                             0,                 tunnels_get,          NULL },
+    { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/archive",         A,         O,                             ROUTE_BODY_SMALL,  tunnels_archive,      NULL },
+    { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/reveal_token",    A,         O,                             ROUTE_BODY_SMALL,  tunnels_reveal_token, NULL },
+    { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/rotate_token",    A,         O,                             ROUTE_BODY_SMALL,  tunnels_rotate_token, "beta_tunnels_rotateToken" },
+    { HTTP_GET,    "/v1/organizations/tunnels/{tunnel_id}/certificates",    U,         O,                             0,                 certificates_list,    "beta_tunnels_certificates_list" },
+    { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/certificates",    A,         O,                             ROUTE_BODY_SMALL,  certificates_create,  "beta_tunnels_certificates_create" },
+    { HTTP_GET,    "/v1/organizations/tunnels/{tunnel_id}/certificates/{certificate_id}", U,         O,                             0,                 certificates_get,     NULL },
+    { HTTP_POST,   "/v1/organizations/tunnels/{tunnel_id}/certificates/{certificate_id}/archive", A,         O,                             ROUTE_BODY_SMALL,  certificates_archive, NULL },
+    { HTTP_GET,    "/v1/vaults",                                            U,         B,                             0,                 vaults_list,          "beta_vaults_list" },
+    { HTTP_POST,   "/v1/vaults",                                            D,         B,                             ROUTE_BODY_SMALL,  vaults_create,        "beta_vaults_create" },
+    { HTTP_GET,    "/v1/vaults/{vault_id}",                                 U,         B,                             0,                 vaults_get,           NULL },
+    { HTTP_POST,   "/v1/vaults/{vault_id}",                                 D,         B,                             ROUTE_BODY_SMALL,  vaults_update,        "beta_vaults_update" },
+    { HTTP_DELETE, "/v1/vaults/{vault_id}",                                 D,         B,                             ROUTE_BODY_SMALL,  vaults_delete,        NULL },
+    { HTTP_POST,   "/v1/vaults/{vault_id}/archive",                         D,         B,                             ROUTE_BODY_SMALL,  vaults_archive,       NULL },
+    { HTTP_GET,    "/v1/vaults/{vault_id}/credentials",                     U,         B,                             0,                 credentials_list,     "beta_vaults_credentials_list" },
+    { HTTP_POST,   "/v1/vaults/{vault_id}/credentials",                     D,         B | SECRET_BODY,               ROUTE_BODY_SECRETS, credentials_create,  "beta_vaults_credentials_create" },
+    { HTTP_GET,    "/v1/vaults/{vault_id}/credentials/{credential_id}",     U,         B,                             0,                 credentials_get,      NULL },
+    { HTTP_POST,   "/v1/vaults/{vault_id}/credentials/{credential_id}",     D,         B | SECRET_BODY,               ROUTE_BODY_SECRETS, credentials_update,  "beta_vaults_credentials_update" },
+    { HTTP_DELETE, "/v1/vaults/{vault_id}/credentials/{credential_id}",     D,         B,                             ROUTE_BODY_SMALL,  credentials_delete,   NULL },
+    { HTTP_POST,   "/v1/vaults/{vault_id}/credentials/{credential_id}/archive", D,     B,                             ROUTE_BODY_SMALL,  credentials_archive,  NULL },
+    { HTTP_POST,   "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate", D, B,                      ROUTE_BODY_SMALL,  credentials_validate, NULL },
+
     { HTTP_GET,    "/outwork/v1/keys",                                      A,         0,                             0,                 keys_list,            NULL },
     { HTTP_POST,   "/outwork/v1/keys",                                      A,         0,                             ROUTE_BODY_SMALL,  keys_create,          NULL },
     { HTTP_GET,    "/outwork/v1/keys/{key_id}",                             A,         0,                             0,                 keys_get,             NULL },
@@ -68,12 +108,26 @@ const struct route routes[] = {
     { HTTP_GET,    "/outwork/v1/environments/{environment_id}/keys",        A,         0,                             0,                 env_keys_list,        NULL },
     { HTTP_POST,   "/outwork/v1/environments/{environment_id}/keys",        A,         0,                             ROUTE_BODY_SMALL,  env_keys_create,      NULL },
     { HTTP_DELETE, "/outwork/v1/environments/{environment_id}/keys/{key_id}", A,       0,                             ROUTE_BODY_SMALL,  env_keys_revoke,      NULL },
+
+    { HTTP_GET,    "/outwork/v1/edge-keys",                                 A,         0,                             0,                 edge_keys_list,       NULL },
+    { HTTP_POST,   "/outwork/v1/edge-keys",                                 A,         0,                             ROUTE_BODY_SMALL,  edge_keys_create,     NULL },
+    { HTTP_GET,    "/outwork/v1/edge-keys/{key_id}",                        A,         0,                             0,                 edge_keys_get,        NULL },
+    { HTTP_DELETE, "/outwork/v1/edge-keys/{key_id}",                        A,         0,                             ROUTE_BODY_SMALL,  edge_keys_revoke,     NULL },
+    { HTTP_GET,    "/outwork/v1/tunnels",                                   U,         0,                             0,                 tunnel_status_list,   "beta_tunnels_list" },
+    { HTTP_GET,    "/outwork/v1/tunnels/{tunnel_id}",                       U,         0,                             0,                 tunnel_status_get,    NULL },
+    { HTTP_GET,    "/outwork/v1/tunnels/{tunnel_id}/connectors",            U,         0,                             0,                 tunnel_connectors,    NULL },
+    { HTTP_GET,    "/outwork/v1/edges",                                     A,         0,                             0,                 edges_list,           NULL },
+    { HTTP_POST,   "/outwork/v1/edges/authenticate",                        ROLE_NONE, WHO_EDGE_KEY,                  ROUTE_BODY_SMALL,  edges_authenticate,   NULL },
+    { HTTP_POST,   "/outwork/v1/edges/{edge_id}/heartbeat",                 ROLE_NONE, WHO_EDGE_KEY,                  ROUTE_BODY_AGENT,  edges_heartbeat,      NULL },
+    { HTTP_GET,    "/outwork/v1/edges/route",                               ROLE_NONE, WHO_EDGE_KEY,                  0,                 edges_route,          NULL },
 };
 const size_t routes_n = COUNT_OF(routes);
 #undef U
 #undef D
 #undef A
 #undef B
+#undef T
+#undef O
 
 static bool next_segment(struct slice *left, struct slice *ret)
 {

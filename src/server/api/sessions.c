@@ -64,8 +64,6 @@ static int refuse_unserved(struct call *c, const char *env_id)
 {
     if (json_array_size(json_object_get(c->body, "resources")) > 0)
         return call_fail(c, RC_INVALID, "Environment %.60s is a self-hosted environment. `resources` are not supported with self-hosted environments.", env_id);
-    if (json_array_size(json_object_get(c->body, "vault_ids")) > 0)
-        return call_fail(c, RC_INVALID, "vault_ids: not served yet by this server");
     if (json_is_object(json_object_get(c->body, "budget")))
         return call_fail(c, RC_INVALID, "budget: not served yet by this server");
     return RC_OK;
@@ -107,12 +105,23 @@ static int check_environment(struct call *c, const char *id)
     return rc;
 }
 
+/* What a session keeps beside its own columns. */
+static char *extra_text(struct call *c)
+{
+    json_t *ids = json_object_get(c->body, "vault_ids");
+    AUTO_JS extra = json_object();
+    if (json_array_size(ids) > 0)
+        js_set(extra, "vault_ids", json_incref(ids));
+    return js_text(extra);
+}
+
 static int create(struct call *c, json_t *agent, const struct store_agent *a, json_t *metadata)
 {
     char id[ID_MAX], thread_id[ID_MAX];
     struct store_step *first = NULL;
     AUTO_FREE char *agent_text = js_text(agent);
     AUTO_FREE char *metadata_text = js_text(metadata);
+    AUTO_FREE char *extra = extra_text(c);
     id_new("sesn", id);
     id_new("sthr", thread_id);
     TRY(inbox_initial(c->arena, id, thread_id, json_object_get(c->body, "initial_events"), &first, &c->e));
@@ -120,7 +129,7 @@ static int create(struct call *c, json_t *agent, const struct store_agent *a, js
         first->ensure_work = tools_any_worker(agent);      /* a worker may get ready while the model thinks */
     struct store_session in = {
         .id = id, .thread_id = thread_id, .env_id = js_str(c->body, "environment_id"), .agent_id = a->id, .agent_version = a->version,
-        .title = js_str(c->body, "title"), .agent = agent_text, .metadata = metadata_text, .extra = "{}",
+        .title = js_str(c->body, "title"), .agent = agent_text, .metadata = metadata_text, .extra = extra,
         .created_ms = c->now_ms, .updated_ms = c->now_ms, .archived_ms = -1, .terminated_ms = -1, .running_since_ms = -1,
     };
     TRY(c->store->ops->session_create(c->store, &in, first, &c->e));
@@ -137,6 +146,7 @@ int sessions_create(struct call *c)
     AUTO_JS none = json_object();
     TRY(check_environment(c, env_id));
     TRY(refuse_unserved(c, env_id));
+    TRY(vaults_check(c, json_object_get(c->body, "vault_ids")));
     TRY(metadata_patch(c, none, json_object_get(c->body, "metadata"), false, &metadata));
     TRY(resolve_agent(c, &a, &agent));
     return create(c, agent, &a, metadata);

@@ -83,6 +83,15 @@ static void put_stats(struct buf *out, const struct store_session *s, int64_t no
     buf_printf(out, ",\"stats\":{\"active_seconds\":%.3f,\"duration_seconds\":%.3f}", (double)active_ms(s, now_ms) / 1000.0, (double)age / 1000.0);
 }
 
+static void put_vault_ids(struct buf *out, const char *extra)
+{
+    json_t *all = extra && extra[0] == '{' && extra[1] != '}' ? parse_stored(extra) : NULL;
+    const json_t *ids = json_object_get(all, "vault_ids");
+    if (!ids || js_write(ids, out) < 0)
+        buf_puts(out, "[]");
+    json_decref(all);
+}
+
 void view_session(struct buf *out, const struct store_session *s, int64_t now_ms)
 {
     put_id(out, s->id, "session");
@@ -98,7 +107,9 @@ void view_session(struct buf *out, const struct store_session *s, int64_t now_ms
     buf_puts(out, s->agent);
     put_usage(out, s, now_ms);
     put_stats(out, s, now_ms);
-    buf_puts(out, ",\"budget\":null,\"deployment_id\":null,\"outcome_evaluations\":[],\"resources\":[],\"vault_ids\":[]}");
+    buf_puts(out, ",\"budget\":null,\"deployment_id\":null,\"outcome_evaluations\":[],\"resources\":[],\"vault_ids\":");
+    put_vault_ids(out, s->extra);
+    buf_putc(out, '}');
 }
 
 void view_thread(struct buf *out, const struct store_session *s, int64_t now_ms)
@@ -135,20 +146,63 @@ void view_work(struct buf *out, const struct store_work *w, const char *secret)
     buf_putc(out, '}');
 }
 
+void view_vault(struct buf *out, const struct store_vault *v)
+{
+    put_id(out, v->id, "vault");
+    put_time(out, "created_at", v->created_ms);
+    put_time(out, "updated_at", v->updated_ms);
+    put_time(out, "archived_at", v->archived_ms);
+    put_members(out, v->body);
+}
+
+void view_credential(struct buf *out, const struct store_credential *c)
+{
+    put_id(out, c->id, "vault_credential");
+    put_string(out, "vault_id", c->vault_id);
+    put_time(out, "created_at", c->created_ms);
+    put_time(out, "updated_at", c->updated_ms);
+    put_time(out, "archived_at", c->archived_ms);
+    put_members(out, c->body);
+}
+
 void view_key(struct buf *out, const struct store_key *k, const char *secret)
 {
-    put_id(out, k->id, k->kind == KEY_API ? "api_key" : "environment_key");
+    static const char *const types[] = { [KEY_API] = "api_key", [KEY_ENVIRONMENT] = "environment_key", [KEY_EDGE] = "edge_key" };
+    put_id(out, k->id, types[k->kind]);
     put_string(out, "name", k->name);
     put_string(out, "hint", k->hint);
     if (k->kind == KEY_API)
         put_string(out, "role", auth_role_name(k->role));
-    else
+    if (k->kind == KEY_ENVIRONMENT)
         put_string(out, "environment_id", k->env_id);
     put_time(out, "created_at", k->created_ms);
     put_time(out, "last_used_at", k->last_used_ms);
     put_time(out, "revoked_at", k->revoked_ms);
     if (secret)
         put_string(out, "key", secret);
+    buf_putc(out, '}');
+}
+
+void view_tunnel(struct buf *out, const struct store_tunnel *t, bool with_workspace)
+{
+    put_id(out, t->id, "tunnel");
+    put_string(out, "display_name", t->display_name);
+    put_string(out, "domain", t->domain);
+    if (with_workspace)
+        put_string(out, "workspace_id", t->workspace_id);
+    put_time(out, "created_at", t->created_ms);
+    put_time(out, "archived_at", t->archived_ms);
+    buf_putc(out, '}');
+}
+
+void view_certificate(struct buf *out, const struct store_tunnel_certificate *k)
+{
+    put_id(out, k->id, "tunnel_certificate");
+    put_string(out, "tunnel_id", k->tunnel_id);
+    put_string(out, "fingerprint", k->fingerprint);
+    put_time(out, "expires_at", k->expires_ms);
+    put_time(out, "created_at", k->created_ms);
+    put_time(out, "archived_at", k->archived_ms);
     buf_putc(out, '}');
 }
 

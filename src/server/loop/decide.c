@@ -3,6 +3,7 @@
 static const char *const names[] = {
     [EFFECT_NONE] = "none", [EFFECT_WAIT] = "wait", [EFFECT_YIELD] = "yield", [EFFECT_CANCEL] = "cancel", [EFFECT_RECOVER] = "recover",
     [EFFECT_INTERRUPT] = "interrupt", [EFFECT_CALL_MODEL] = "call_model", [EFFECT_NOTE] = "note", [EFFECT_COMPACT] = "compact",
+    [EFFECT_LIST_TOOLS] = "list_tools", [EFFECT_CALL_MCP] = "call_mcp", [EFFECT_RECOVER_MCP] = "recover_mcp",
     [EFFECT_BLOCK] = "block", [EFFECT_END] = "end", [EFFECT_FAIL] = "fail",
 };
 
@@ -20,6 +21,10 @@ static struct effect call(const struct turn_state *st, const struct facts *f)
 {
     if (st->requests >= TURN_REQUESTS_MAX)
         return fail("tool_use_limit_reached_error", "too many model requests in one turn");
+    if (f->listing)
+        return just(EFFECT_WAIT);
+    if (f->mcp && !st->tools_listed)         /* also before a summary: its request carries the tools too */
+        return just(f->draining ? EFFECT_YIELD : EFFECT_LIST_TOOLS);
     bool full = !f->own_compaction && f->compact_at > 0 && st->context_tokens >= f->compact_at && st->has_history;
     if (!st->must_compact && !full)
         return just(f->draining ? EFFECT_YIELD : EFFECT_CALL_MODEL);
@@ -54,12 +59,25 @@ static struct effect after_response(const struct turn_state *st, const struct fa
     return just(EFFECT_END);
 }
 
+/* Calls are open. `blocked`: what follows when none of them is for us to make. */
+static struct effect open_calls(const struct turn_state *st, const struct facts *f, enum effect_kind blocked)
+{
+    bool started = turn_mcp_calls(st, true) > 0;
+    if (started && !f->calls_in_flight)
+        return just(f->draining ? EFFECT_YIELD : EFFECT_RECOVER_MCP);
+    if (turn_mcp_calls(st, false) > 0 && !f->draining)
+        return just(EFFECT_CALL_MCP);
+    if (started)
+        return just(EFFECT_WAIT);
+    return just(turn_mcp_calls(st, false) > 0 ? EFFECT_YIELD : blocked);
+}
+
 static struct effect decide_idle(const struct turn_state *st, const struct facts *f)
 {
     if (turn_has_input(st, INPUT_INTERRUPT))
         return just(EFFECT_INTERRUPT);
     if (turn_open_calls(st) > 0)
-        return just(EFFECT_NONE);
+        return open_calls(st, f, EFFECT_NONE);
     if (st->n_calls > 0 || turn_has_input(st, INPUT_MESSAGE))
         return call(st, f);
     return just(EFFECT_NONE);
@@ -84,7 +102,7 @@ struct effect decide(const struct turn_state *st, const struct facts *f)
     if (st->recoveries > f->recoveries_max)
         return fail("unknown_error", "the turn was given up after repeated restarts of the server");
     if (turn_open_calls(st) > 0)
-        return just(EFFECT_BLOCK);           /* calls that the server itself runs (MCP) would be dispatched here */
+        return open_calls(st, f, EFFECT_BLOCK);
     if (st->run == TURN_RESCHEDULING && f->waiting)
         return just(EFFECT_WAIT);
     if (st->stop == STOP_REFUSAL && !st->fresh_input)

@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "base/str.h"
 #include "log/log.h"
+#include "server/loop/drive_mcp.h"
 #include "server/loop/tools.h"
 
 #define LEASE_MS 30000
@@ -14,6 +15,7 @@
 #define RETRY_BASE_MS 500
 #define RETRY_MAX_MS 30000
 #define RECOVERIES_MAX 5
+#define MCP_TIMEOUT_MS 300000
 #define ORPHANS_MAX 1000
 #define DRAIN_STEP_MS 20
 #define COMPACT_RESERVE 8192
@@ -141,6 +143,7 @@ static void free_runner(void *arg)          /* ev thread: the timer is its own *
     struct runner *r = arg;
     ev_timer_stop(&r->timer);
     request_free(r->req);
+    desk_free(r->desk);
     free(r);
 }
 
@@ -215,13 +218,50 @@ static void do_fail(struct step *s, const struct effect *ef)
     step_idle_why(s, "retries_exhausted");
 }
 
-struct outcome { enum effect_kind last; char span_id[ID_MAX]; };
+/* Written before the calls are made: after a crash it is known that they may have been. */
+static void put_calls(struct step *s)
+{
+    json_t *ids = json_array(), *b = json_object();
+    for (size_t i = 0; i < s->st.n_calls; i++) {
+        const struct turn_call *c = &s->st.calls[i];
+        if (c->kind == CALL_MCP && !c->answered && !c->started && turn_call_allowed(c))
+            js_push(ids, json_string(c->id));
+    }
+    js_set(b, "ids", ids);
+    step_running(s);
+    step_add_private(s, "turn.call", b);
+}
+
+/* Calls that a process made which is gone. What changes nothing is made again; for the rest only the truth is left (service.md 3.6). */
+static void recover_calls(struct step *s)
+{
+    json_t *again = json_array();
+    for (size_t i = 0; i < s->st.n_calls; i++) {
+        struct turn_call c = s->st.calls[i];
+        if (c.kind != CALL_MCP || c.answered || !c.started)
+            continue;
+        if (c.read_only && c.starts < MCP_STARTS_MAX)
+            js_push(again, json_string(c.id));
+        else
+            step_deny_result(s, c.id, "The server was restarted while this call was running. Whether it was carried out is not known: "
+                                      "check before you make it again.");
+    }
+    if (json_array_size(again) > 0) {
+        json_t *b = json_object();
+        js_set(b, "ids", again);
+        step_add_private(s, "turn.recall", b);
+    } else {
+        json_decref(again);
+    }
+}
+
+struct outcome { enum effect_kind last; bool interrupted; char span_id[ID_MAX]; };
 
 /* Asks decide() again after each effect, until something must happen outside of the log. */
-static struct outcome fill_step(struct runner *r, struct step *s, const struct model_caps *caps, bool in_flight)
+static struct outcome fill_step(struct runner *r, struct step *s, const struct model_caps *caps, bool in_flight, bool mcp)
 {
     struct outcome o = { .last = EFFECT_NONE };
-    struct facts f = { .in_flight = in_flight, .waiting = r->wait_until_ms > clock_mono_ms(), .own_compaction = caps->compaction,
+    struct facts f = { .in_flight = in_flight, .mcp = mcp, .listing = desk_listing(r), .calls_in_flight = desk_calling(r), .waiting = r->wait_until_ms > clock_mono_ms(), .own_compaction = caps->compaction,
                        .compact_at = loop_compact_at(r->l, caps), .recoveries_max = r->l->c.recoveries_max };
     pthread_mutex_lock(&r->l->lock);
     f.draining = r->l->draining;
@@ -231,11 +271,22 @@ static struct outcome fill_step(struct runner *r, struct step *s, const struct m
         o.last = ef.kind;
         switch (ef.kind) {
         case EFFECT_RECOVER: do_recover(s); break;
-        case EFFECT_INTERRUPT: do_interrupt(s); break;
+        case EFFECT_INTERRUPT:
+            do_interrupt(s);
+            o.interrupted = true;
+            f.listing = f.calls_in_flight = false;
+            break;
+        case EFFECT_RECOVER_MCP: recover_calls(s); break;
         case EFFECT_NOTE: put_note(s, ef.note); break;
         case EFFECT_BLOCK: step_blocked(s); break;
         case EFFECT_END: do_end(s, ef.refusal); break;
         case EFFECT_FAIL: do_fail(s, &ef); break;
+        case EFFECT_LIST_TOOLS:
+            step_running(s);
+            return o;
+        case EFFECT_CALL_MCP:
+            put_calls(s);
+            return o;
         case EFFECT_CALL_MODEL:
         case EFFECT_COMPACT:
             open_request(s, ef.kind == EFFECT_COMPACT, o.span_id);
@@ -281,6 +332,16 @@ static int take_lease(struct runner *r, struct err *e)
 
 static bool finished(const struct runner *r) { return r->req && __atomic_load_n(&r->req->done, __ATOMIC_ACQUIRE); }
 
+/* Something came in while the step was written: its state is read anew. */
+static int reload(struct runner *r, struct step *s, struct err *e)
+{
+    struct turn_state now;
+    TRY(loop_state(r->l, r->id, &now, e));
+    turn_state_copy(&s->st, &now);
+    turn_state_done(&now);
+    return RC_OK;
+}
+
 /* One step. *ret_again: look again at once. */
 static int run_once(struct runner *r, bool *ret_again, struct err *e)
 {
@@ -301,16 +362,25 @@ static int run_once(struct runner *r, bool *ret_again, struct err *e)
         return rc;
     }
     (void)!model_resolve(l->c.models, snap.model, &p, &self, &caps);      /* an unknown model fails when the request is made */
+    rc = snapshot_tools(l->c.store, &snap, st.tools_seq, e);
+    if (rc < 0) {
+        turn_state_done(&st);
+        snapshot_done(&snap);
+        return rc;
+    }
     bool said = turn_has_input(&st, INPUT_MESSAGE);
     rc = step_init(&s, &st, r->id, snap.s.thread_id, snap.agent_name, clock_now_ms());
     turn_state_done(&st);
     bool take = finished(r);
+    int64_t tools_seq = s.st.tools_seq;
     if (rc == RC_OK && take)
         request_finish(r, r->req, &snap, &caps, &s, &wait_ms);
+    if (rc == RC_OK)
+        desk_put(r, &snap, &s);
     if (wait_ms > 0)
         r->wait_until_ms = clock_mono_ms() + wait_ms;
-    struct outcome o = fill_step(r, &s, &caps, r->req && !take);
-    if (o.last == EFFECT_CALL_MODEL && s.from == TURN_IDLE && said)      /* a new turn: a worker may get ready while the model thinks */
+    struct outcome o = fill_step(r, &s, &caps, r->req && !take, l->c.mcp && tools_any_mcp(snap.agent));
+    if ((o.last == EFFECT_CALL_MODEL || o.last == EFFECT_LIST_TOOLS) && s.from == TURN_IDLE && said)      /* a new turn: a worker may get ready while the model thinks */
         s.ensure_work = tools_any_worker(snap.agent);
     rc = step_commit(&s, l->c.store, l->c.owner, r->epoch, e);
     if (rc == RC_OK) {
@@ -320,20 +390,27 @@ static int run_once(struct runner *r, bool *ret_again, struct err *e)
             request_free(r->req);
             r->req = NULL;
         }
+        if (o.interrupted)
+            desk_drop(r);
+        else
+            desk_taken(r);
         if (o.last == EFFECT_CANCEL)
             request_cancel(r);
         if (o.last == EFFECT_WAIT && r->wait_until_ms > clock_mono_ms() && !r->req)
             ev_post(l->c.ev, arm_timer, r);
-        if (o.last == EFFECT_CALL_MODEL || o.last == EFFECT_COMPACT) {
+        bool request = o.last == EFFECT_CALL_MODEL || o.last == EFFECT_COMPACT;
+        if (s.stale && (request || o.last == EFFECT_CALL_MCP || o.last == EFFECT_LIST_TOOLS))
+            rc = reload(r, &s, e);
+        if (rc == RC_OK && o.last == EFFECT_LIST_TOOLS)
+            desk_list(r, &snap, &s.st);
+        if (rc == RC_OK && o.last == EFFECT_CALL_MCP)
+            rc = desk_call(r, &snap, &s.st, e);
+        if (request) {
             struct err why = { 0 };
             r->wait_until_ms = 0;
-            if (s.stale) {
-                struct turn_state now;
-                rc = loop_state(l, r->id, &now, e);
-                if (rc == RC_OK) {
-                    turn_state_copy(&s.st, &now);
-                    turn_state_done(&now);
-                }
+            if (rc == RC_OK && s.st.tools_seq != tools_seq) {        /* listed in this very step */
+                json_decref(TAKE(snap.mcp));
+                rc = snapshot_tools(l->c.store, &snap, s.st.tools_seq, e);
             }
             if (rc == RC_OK && request_start(r, &snap, &s.st, o.span_id, &why) < 0) {
                 rc = fail_request(r, &snap, o.span_id, &why, e);
@@ -349,7 +426,7 @@ static int run_once(struct runner *r, bool *ret_again, struct err *e)
 /* Nothing under way: the session needs no memory and no lease here. Under the mutex; true: `r` is gone. */
 static bool let_go(struct runner *r)
 {
-    if (r->req || (r->wait_until_ms > clock_mono_ms() && !r->l->draining))
+    if (r->req || desk_listing(r) || desk_calling(r) || (r->wait_until_ms > clock_mono_ms() && !r->l->draining))
         return false;
     list_del(&r->node);
     r->l->n_runners--;
@@ -375,6 +452,8 @@ static void runner_job(void *arg)
             continue;                                       /* the log moved while the step was built */
         if (rc == RC_PRECONDITION || rc == RC_NOT_FOUND || rc == RC_CONFLICT) {
             r->lost = rc != RC_CONFLICT || !r->leased;      /* another owner has it, or the session is deleted */
+            if (r->lost)
+                desk_drop(r);
             if (r->req && !finished(r)) {
                 request_cancel(r);
                 r->wait_until_ms = 0;
@@ -432,7 +511,7 @@ static void renew_job(void *arg)
     pthread_mutex_lock(&l->lock);
     held = xcalloc(l->n_runners + 1, sizeof *held);
     list_foreach(r, &l->runners, struct runner, node) {
-        if (r->leased && (r->req || r->wait_until_ms)) {
+        if (r->leased && (r->req || r->desk || r->wait_until_ms)) {
             memcpy(held[n].id, r->id, ID_MAX);
             held[n++].epoch = r->epoch;
         }
@@ -471,6 +550,7 @@ int loop_new(const struct loop_conf *c, struct loop **ret, struct err *e)
     l->c.retry_base_ms = c->retry_base_ms ? c->retry_base_ms : RETRY_BASE_MS;
     l->c.retry_max_ms = c->retry_max_ms ? c->retry_max_ms : RETRY_MAX_MS;
     l->c.recoveries_max = c->recoveries_max ? c->recoveries_max : RECOVERIES_MAX;
+    l->c.mcp_timeout_ms = c->mcp_timeout_ms ? c->mcp_timeout_ms : MCP_TIMEOUT_MS;
     pthread_mutex_init(&l->lock, NULL);
     pthread_mutex_init(&l->cache_lock, NULL);
     list_init(&l->runners);
@@ -510,7 +590,7 @@ static void on_drain(struct ev_timer *t)
     if (n && clock_mono_ms() < l->drain_until_ms) {
         pthread_mutex_lock(&l->lock);
         list_foreach(r, &l->runners, struct runner, node) {
-            if (!r->req)
+            if (!r->req && !r->desk)
                 enqueue(r);                  /* a retry delay is given up: the next owner goes on */
         }
         pthread_mutex_unlock(&l->lock);
@@ -547,6 +627,7 @@ void loop_free(struct loop *l)
         if (r->req && r->req->call)
             r->req->provider->cancel(r->req->call);
         request_free(r->req);
+        desk_free(r->desk);
         free(r);
     }
     for (size_t i = 0; i < CACHE_SLOTS; i++)

@@ -45,6 +45,7 @@ struct runner {
     bool busy, dirty;                /* under the mutex: a job runs or waits; something happened since it looked */
     bool leased, lost;
     int64_t epoch;
+    struct desk *desk;                 /* MCP servers; NULL: none was needed yet */
     struct request *req;             /* in flight, or finished and not handled (req->done) */
     int64_t wait_until_ms;           /* monotonic: end of a retry delay; 0 none */
     struct ev_timer timer;           /* ev thread */

@@ -209,7 +209,7 @@ static void read_parts(const struct snapshot *snap, json_t *content, struct part
             js_set(t, "text", json_incref(json_object_get(b, "text")));
             js_push(p->texts, t);
         } else if (str_eq(type, "tool_use")) {
-            struct tool_use_rule rule = tools_rule(snap->agent, js_str(b, "name"));
+            struct tool_use_rule rule = tools_rule(snap->agent, snap->mcp, js_str(b, "name"));
             char id[ID_MAX];
             json_t *c = json_object();
             id_new("sevt", id);
@@ -217,6 +217,11 @@ static void read_parts(const struct snapshot *snap, json_t *content, struct part
             js_set_str(c, "event", id);
             js_set_str(c, "kind", call_kind_name(rule.kind));
             js_set_str(c, "permission", call_perm_name(rule.perm));
+            if (rule.kind == CALL_MCP) {
+                js_set_str(c, "server", rule.server);
+                js_set_str(c, "tool", rule.tool);
+                js_set_bool(c, "read_only", rule.read_only);
+            }
             js_push(p->calls, c);
             p->has_calls = true;
         }
@@ -268,11 +273,13 @@ static void add_calls(struct request *q, const struct snapshot *snap, struct ste
         if (!str_eq(js_str(b, "type"), "tool_use"))
             continue;
         json_t *c = json_array_get(p->calls, k++), *input = json_object_get(b, "input");
-        struct tool_use_rule rule = tools_rule(snap->agent, js_str(b, "name"));
+        struct tool_use_rule rule = tools_rule(snap->agent, snap->mcp, js_str(b, "name"));
         json_t *o = json_object();
         js_set_str(o, "id", js_str(c, "event"));
-        js_set_str(o, "type", rule.kind == CALL_CUSTOM ? "agent.custom_tool_use" : "agent.tool_use");
-        js_set_str(o, "name", js_str(b, "name"));
+        js_set_str(o, "type", rule.kind == CALL_CUSTOM ? "agent.custom_tool_use" : rule.server ? "agent.mcp_tool_use" : "agent.tool_use");
+        if (rule.server)
+            js_set_str(o, "mcp_server_name", rule.server);
+        js_set_str(o, "name", rule.server ? rule.tool : js_str(b, "name"));
         js_set(o, "input", json_is_object(input) ? json_incref(input) : json_object());
         if (rule.kind != CALL_CUSTOM) {
             js_set_str(o, "evaluated_permission", call_perm_name(rule.perm));
@@ -281,7 +288,10 @@ static void add_calls(struct request *q, const struct snapshot *snap, struct ste
         step_add(s, o, NULL);
         if (rule.kind == CALL_NONE || rule.perm == PERM_DENY) {
             char *why = str_printf("There is no tool '%s' for this agent, or it is disabled. Do not call it again.", js_str(b, "name") ? js_str(b, "name") : "");
-            step_deny_result(s, js_str(c, "event"), why);
+            if (rule.server)
+                step_mcp_result(s, js_str(c, "event"), json_pack("[{s:s,s:s}]", "type", "text", "text", why), true);
+            else
+                step_deny_result(s, js_str(c, "event"), why);
             free(why);
         }
     }

@@ -104,6 +104,18 @@ void step_error(struct step *s, const char *type, const char *message, const cha
     step_add(s, o, NULL);
 }
 
+void step_mcp_error(struct step *s, bool auth, const char *server, const char *message)
+{
+    json_t *rs = json_object(), *er = json_object(), *o = event_new(NULL, "session.error");
+    js_set_str(rs, "type", "retrying");
+    js_set_str(er, "type", auth ? "mcp_authentication_failed_error" : "mcp_connection_failed_error");
+    js_set_str(er, "mcp_server_name", server);
+    js_set_str(er, "message", message);
+    js_set(er, "retry_status", rs);
+    js_set(o, "error", er);
+    step_add(s, o, NULL);
+}
+
 void step_terminated(struct step *s)
 {
     step_add(s, thread_event(s, "session.thread_status_terminated"), NULL);
@@ -145,8 +157,22 @@ static json_t *text_content(const char *text)
     return a;
 }
 
+void step_mcp_result(struct step *s, const char *call_id, json_t *take_content, bool is_error)
+{
+    json_t *o = event_new(NULL, "agent.mcp_tool_result");
+    js_set_str(o, "mcp_tool_use_id", call_id);
+    js_set(o, "content", take_content);
+    js_set_bool(o, "is_error", is_error);
+    step_add_result(s, o, call_id);
+}
+
 void step_deny_result(struct step *s, const char *call_id, const char *text)
 {
+    const struct turn_call *c = turn_call_find(&s->st, call_id);
+    if (c && c->kind == CALL_MCP) {
+        step_mcp_result(s, call_id, text_content(text), true);
+        return;
+    }
     json_t *o = event_new(NULL, "agent.tool_result");
     js_set_str(o, "tool_use_id", call_id);
     js_set(o, "content", text_content(text));
@@ -160,6 +186,10 @@ void step_close_calls(struct step *s, const char *text)
         struct turn_call c = s->st.calls[i];
         if (c.answered)
             continue;
+        if (c.kind == CALL_MCP) {
+            step_mcp_result(s, c.id, text_content(text), true);
+            continue;
+        }
         bool custom = c.kind == CALL_CUSTOM;
         /* As their executors would answer, so that every client and worker sees the call answered. */
         json_t *o = event_new(NULL, custom ? "user.custom_tool_result" : "user.tool_result");

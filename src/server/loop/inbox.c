@@ -109,6 +109,8 @@ static int on_confirmation(struct inbox *b, const json_t *in)
     if (allow && msg)
         return refuse(b, "deny_message: only with result \"deny\"");
     append(b, in, fields, COUNT_OF(fields), false, false, id);
+    if (allow && c->kind == CALL_MCP)
+        b->s.wake = true;                        /* it is made here, as soon as it may be */
     if (!allow) {
         char *text = str_printf("The user rejected this call%s%s", msg && msg[0] ? ": " : ".", msg ? msg : "");
         step_deny_result(&b->s, id, text);
@@ -208,7 +210,7 @@ static int send_once(struct inbox *b, const char *session_id, json_t *events, st
     buf_putc(b->data, ']');
     if (!buf_ok(b->data))
         return err_set(e, RC_TOO_LARGE, "the events are too large");
-    if (b->answered && b->s.st.run == TURN_IDLE && turn_open_calls(&b->s.st) > 0)
+    if (b->answered && b->s.st.run == TURN_IDLE && turn_open_calls(&b->s.st) > 0 && turn_mcp_calls(&b->s.st, false) == 0)
         step_blocked(&b->s);                     /* some are answered: idle again with the rest */
     b->s.wake |= b->answered && turn_open_calls(&b->s.st) == 0;
     TRY(step_commit(&b->s, b->l->c.store, NULL, 0, e));

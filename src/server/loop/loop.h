@@ -7,6 +7,7 @@
 #include "ev/ev.h"
 #include "ev/jobs.h"
 #include "json/js.h"
+#include "server/mcp/mcp.h"
 #include "server/model/model.h"
 #include "store/store.h"
 
@@ -23,6 +24,8 @@ struct loop_conf {
     void (*on_preview)(void *ctx, const struct loop_preview *p);   /* loop (ev) thread */
     void *ctx;
     const char *owner;                   /* this process's lease name */
+    struct mcp *mcp;                     /* NULL: agents' MCP servers are not called */
+    int64_t mcp_timeout_ms;              /* of one tool call; default 5 min */
     int64_t lease_ms;                    /* default 30 s when 0; renewed at a third */
     int64_t retry_budget_ms;             /* wall time of retries per model request before `exhausted`; default 5 min */
     int64_t retry_base_ms, retry_max_ms; /* back-off: default 500 ms doubling to 30 s, full jitter */

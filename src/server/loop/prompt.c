@@ -92,7 +92,8 @@ static int take_private(struct work *w, const struct store_event *r, struct err 
 static int take_public(struct work *w, const struct store_event *r, struct err *e)
 {
     bool message = str_eq(r->type, "user.message"), sys = str_eq(r->type, "system.message");
-    bool result = r->ref && (str_eq(r->type, "user.tool_result") || str_eq(r->type, "user.custom_tool_result") || str_eq(r->type, "agent.tool_result"));
+    bool result = r->ref && (str_eq(r->type, "user.tool_result") || str_eq(r->type, "user.custom_tool_result") || str_eq(r->type, "agent.tool_result") ||
+                             str_eq(r->type, "agent.mcp_tool_result"));
     if (!message && !sys && !result)
         return RC_OK;
     if (!result && (r->processed_seq == 0 || r->processed_seq <= w->in->st->base_seq))
@@ -329,7 +330,7 @@ static int assemble(struct work *w, struct prompt_out *out, struct err *e)
     if (in->compact)
         TRY(choose_cut(w, &from, &to, out, e));
     AUTO_JS o = json_object();
-    json_t *system = json_array(), *tools = tools_define(in->snap->agent), *messages = messages_of(w, from, to);
+    json_t *system = json_array(), *tools = tools_define(in->snap->agent, in->snap->mcp), *messages = messages_of(w, from, to);
     int64_t max = in->caps->max_output_tokens > MIN_OUTPUT_TOKENS ? in->caps->max_output_tokens : MIN_OUTPUT_TOKENS;
     if (in->compact) {
         if (max > COMPACT_OUTPUT_TOKENS)

@@ -7,7 +7,7 @@
 
 #define RECORD_MAX (64 * MIB)        /* a private record: a model response with its envelope */
 
-static const char *const kind_names[] = { [CALL_WORKER] = "worker", [CALL_CUSTOM] = "custom", [CALL_NONE] = "none" };
+static const char *const kind_names[] = { [CALL_WORKER] = "worker", [CALL_CUSTOM] = "custom", [CALL_NONE] = "none", [CALL_MCP] = "mcp" };
 static const char *const perm_names[] = { [PERM_ALLOW] = "allow", [PERM_ASK] = "ask", [PERM_DENY] = "deny" };
 static const struct { const char *name; enum turn_stop stop; } stops[] = {
     { "end_turn", STOP_END }, { "stop_sequence", STOP_END }, { "tool_use", STOP_TOOL_USE }, { "max_tokens", STOP_MAX_TOKENS },
@@ -83,13 +83,24 @@ size_t turn_open_calls(const struct turn_state *st)
     return n;
 }
 
+bool turn_call_allowed(const struct turn_call *c)
+{
+    return c->perm == PERM_ALLOW || (c->perm == PERM_ASK && c->verdict == VERDICT_ALLOW);
+}
+
 size_t turn_worker_calls(const struct turn_state *st)
 {
     size_t n = 0;
-    for (size_t i = 0; i < st->n_calls; i++) {
-        const struct turn_call *c = &st->calls[i];
-        n += !c->answered && c->kind == CALL_WORKER && (c->perm == PERM_ALLOW || (c->perm == PERM_ASK && c->verdict == VERDICT_ALLOW));
-    }
+    for (size_t i = 0; i < st->n_calls; i++)
+        n += !st->calls[i].answered && st->calls[i].kind == CALL_WORKER && turn_call_allowed(&st->calls[i]);
+    return n;
+}
+
+size_t turn_mcp_calls(const struct turn_state *st, bool started)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < st->n_calls; i++)
+        n += !st->calls[i].answered && st->calls[i].kind == CALL_MCP && turn_call_allowed(&st->calls[i]) && st->calls[i].started == started;
     return n;
 }
 
@@ -159,7 +170,11 @@ static int on_idle(struct turn_state *st, const struct turn_entry *en, const jso
         st->active_ms += en->at_ms - st->running_since_ms;
     st->running_since_ms = -1;
     st->run = TURN_IDLE;
-    if (str_eq(why, "requires_action"))
+    bool stop = str_eq(why, "requires_action");
+    st->tools_retry = stop;
+    if (!stop || st->tools_failed)
+        st->tools_listed = false;
+    if (stop)
         return RC_OK;
     /* The turn is over. What was open is closed; a flushed queue is gone. */
     turn_reset(st);
@@ -196,6 +211,7 @@ static int read_calls(struct turn_state *st, const json_t *list, struct err *e)
             return err_set(e, RC_INVALID, "turn.assistant: call %zu is damaged", i);
         c.kind = (enum call_kind)kind;
         c.perm = (enum call_perm)perm;
+        c.read_only = js_bool(o, "read_only", false);
         st->calls[st->n_calls++] = c;
     }
     return RC_OK;
@@ -223,6 +239,7 @@ static int on_assistant(struct turn_state *st, const struct turn_entry *en, cons
         st->stop_details[0] = '\0';
     st->context_tokens = js_int(b, "context_tokens", 0);
     st->fresh_input = false;
+    st->assistant_seq = en->seq;
     st->retries = st->retry_since_ms = 0;
     add_usage(st, js_at(b, "usage"));
     if (!js_bool(b, "skip", false))
@@ -242,11 +259,38 @@ static int on_assistant(struct turn_state *st, const struct turn_entry *en, cons
     return RC_OK;
 }
 
+static void on_tools(struct turn_state *st, const struct turn_entry *en, const json_t *b)
+{
+    st->tools_listed = true;
+    st->tools_retry = false;
+    st->tools_failed = js_bool(b, "failed", false);
+    if (!js_bool(b, "same", false))
+        st->tools_seq = en->seq;
+}
+
+/* Calls of MCP servers are about to be made, or (again) may be made once more. */
+static void on_calls(struct turn_state *st, const json_t *b, bool again)
+{
+    size_t i;
+    json_t *id;
+    json_array_foreach(js_at(b, "ids"), i, id) {
+        struct turn_call *c = json_is_string(id) ? turn_call_find(st, json_string_value(id)) : NULL;
+        if (!c)
+            continue;
+        c->started = !again;
+        c->starts += !again;
+    }
+}
+
 static int on_record(struct turn_state *st, const struct turn_entry *en, const json_t *b, struct err *e)
 {
     const char *what = en->type + strlen("turn.");
     if (str_eq(what, "assistant"))
         return on_assistant(st, en, b, e);
+    if (str_eq(what, "tools"))
+        on_tools(st, en, b);
+    if (str_eq(what, "call") || str_eq(what, "recall"))
+        on_calls(st, b, str_eq(what, "recall"));
     if (str_eq(what, "request")) {
         st->request_compacts = js_bool(b, "compact", false);
     } else if (str_eq(what, "note")) {
@@ -340,6 +384,8 @@ int reduce_entry(struct turn_state *st, const struct turn_entry *en, struct err 
         (void)str_copy(st->request_id, sizeof st->request_id, en->id);
         st->request_compacts = false;
         st->requests++;
+    } else if (str_eq(t, "session.updated")) {
+        st->tools_listed = st->tools_retry = false;      /* other servers, perhaps */
     } else if (str_eq(t, "span.model_request_end")) {
         st->request_id[0] = '\0';
     } else if (str_eq(t, "session.status_idle") || str_eq(t, "user.tool_confirmation") || str_prefix(t, "turn.")) {

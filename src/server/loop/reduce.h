@@ -12,7 +12,7 @@
 
 enum turn_run { TURN_IDLE, TURN_RUNNING, TURN_RESCHEDULING, TURN_TERMINATED, TURN_RUN_MAX_ };
 enum input_kind { INPUT_MESSAGE, INPUT_SYSTEM, INPUT_INTERRUPT, INPUT_KIND_MAX_ };
-enum call_kind { CALL_WORKER, CALL_CUSTOM, CALL_NONE, CALL_KIND_MAX_ };          /* NONE: no such tool; a place for CALL_MCP */
+enum call_kind { CALL_WORKER, CALL_CUSTOM, CALL_NONE, CALL_MCP, CALL_KIND_MAX_ };          /* NONE: no such tool; MCP: made by this process */
 enum call_perm { PERM_ALLOW, PERM_ASK, PERM_DENY, PERM_MAX_ };
 enum call_verdict { VERDICT_NONE, VERDICT_ALLOW, VERDICT_DENY };
 enum turn_stop { STOP_NONE, STOP_END, STOP_TOOL_USE, STOP_MAX_TOKENS, STOP_PAUSE, STOP_REFUSAL, STOP_CONTEXT, STOP_COMPACTION, STOP_MAX_ };
@@ -24,6 +24,9 @@ struct turn_call {
     char id[ID_MAX];                 /* of the public event */
     enum call_kind kind; enum call_perm perm; enum call_verdict verdict;
     bool answered;
+    bool read_only;                  /* MCP: the server says that the tool changes nothing */
+    bool started;                    /* MCP: turn.call was written, so it may have been made */
+    int starts;
 };
 struct turn_input { char id[ID_MAX]; enum input_kind kind; };
 
@@ -42,6 +45,11 @@ struct turn_state {
     bool empty, after_results;       /* that response had no content; it followed tool results */
     char stop_details[512];          /* JSON, or "" */
     struct turn_call *calls; size_t n_calls, cap_calls;              /* of the last response */
+    int64_t assistant_seq;           /* of the last response; 0 none */
+    int64_t tools_seq;               /* of the turn.tools record in force: what the MCP servers offer; 0 none */
+    bool tools_listed;               /* they were asked since the session began to run */
+    bool tools_failed;               /* some server did not answer then */
+    bool tools_retry;                /* only those are to be asked again: the turn goes on after a stop */
     int64_t context_tokens;          /* in the window after the last response; 0 unknown */
     int64_t base_seq;                /* the prompt needs nothing at or before this position */
     bool has_history;                /* a response stands in the prompt that a compaction could take away */
@@ -69,4 +77,7 @@ MUST_CHECK int reduce_rows(struct turn_state *st, const struct store_event *rows
 struct turn_call *turn_call_find(struct turn_state *st, const char *id);
 size_t turn_open_calls(const struct turn_state *st);             /* without an answer */
 size_t turn_worker_calls(const struct turn_state *st);           /* of these, those a worker may run now */
+/* Open calls of MCP servers that may be made, of which turn.call was written or not. */
+size_t turn_mcp_calls(const struct turn_state *st, bool started);
+bool turn_call_allowed(const struct turn_call *c);
 bool turn_has_input(const struct turn_state *st, enum input_kind kind);

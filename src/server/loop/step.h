@@ -51,4 +51,6 @@ void step_request_start(struct step *s, bool compact, char ret_id[ID_MAX]);
 void step_request_end(struct step *s, const char *start_id, bool is_error, const struct store_usage *u);
 /* Answers each open call with an error text, as what its executor would have sent. */
 void step_close_calls(struct step *s, const char *text);
-void step_deny_result(struct step *s, const char *call_id, const char *text);     /* agent.tool_result, is_error */
+void step_deny_result(struct step *s, const char *call_id, const char *text);     /* agent.tool_result or agent.mcp_tool_result, is_error */
+void step_mcp_result(struct step *s, const char *call_id, json_t *take_content, bool is_error);
+void step_mcp_error(struct step *s, bool auth, const char *server, const char *message);      /* session.error; the session goes on without it */

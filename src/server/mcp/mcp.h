@@ -26,6 +26,11 @@ struct mcp_conf {
 };
 MUST_CHECK int mcp_new(const struct mcp_conf *c, struct mcp **ret, struct err *e);
 void mcp_free(struct mcp *m);
+/* The vaults and this client need each other: made without one, the client is given it afterwards. Before the vault is
+ * freed it is taken away (NULL): that ends all sessions. */
+void mcp_use_vault(struct mcp *m, struct vault *v);
+struct fetch *mcp_fetch(struct mcp *m);          /* the client's own; for whoever calls what mcp_reach() has allowed */
+struct vault_reach mcp_reach(struct mcp *m);     /* how a URL may be reached, by the guard; ctx is `m` */
 
 enum mcp_outcome { MCP_OK, MCP_CONNECT_FAILED, MCP_AUTH_FAILED, MCP_REFUSED /* by our own guard or registry; before any dial */, MCP_CANCELLED };
 

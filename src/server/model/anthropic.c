@@ -7,21 +7,9 @@
 #include "base/str.h"
 
 #define ANTHROPIC_URL "https://api.anthropic.com"
-#define ANTHROPIC_VERSION "2023-06-01"
-#define CONNECT_MS 15000
-#define FIRST_BYTE_MS 300000         /* a long prompt is read before the first byte */
-#define STALL_MS 120000              /* pings come every few seconds */
-#define TOTAL_MS 3600000
 #define ERROR_TEXT_MAX (64 * KIB)
 #define HEADERS_MAX 8
 
-struct anthropic {
-    struct fetch *fetch;
-    const struct model_table *table;
-    struct secret *key;
-    char *url;               /* without a trailing slash */
-    bool hosted;             /* the default host: sends the id headers (service.md 1.6) */
-};
 struct model_call {
     struct anthropic *self;
     struct model_request req;
@@ -100,8 +88,8 @@ static struct model_call *start(void *ctx, const struct model_request *r)
         h[n++] = own[n_own++] = str_printf("anthropic-managed-agents-environment-id: %s", r->environment_id);
     struct fetch_request f = {
         .method = "POST", .url = url, .headers = h, .n_headers = n, .secret_header = self->key ? "x-api-key" : NULL, .secret_prefix = "",
-        .secret = self->key, .body = buf_data(&c->body), .body_n = buf_len(&c->body), .connect_ms = CONNECT_MS, .first_byte_ms = FIRST_BYTE_MS,
-        .stall_ms = STALL_MS, .total_ms = TOTAL_MS, .on_data = on_data, .on_done = on_done, .ctx = c,
+        .secret = self->key, .body = buf_data(&c->body), .body_n = buf_len(&c->body), .connect_ms = ANTHROPIC_CONNECT_MS, .first_byte_ms = ANTHROPIC_FIRST_BYTE_MS,
+        .stall_ms = ANTHROPIC_STALL_MS, .total_ms = ANTHROPIC_TOTAL_MS, .on_data = on_data, .on_done = on_done, .ctx = c,
     };
     c->fetch = fetch_start(self->fetch, &f);
     for (size_t i = 0; i < n_own; i++)
@@ -138,7 +126,8 @@ static void anthropic_free(void *ctx)
     free(self);
 }
 
-static const struct model_provider provider = { .name = "anthropic", .start = start, .cancel = cancel, .caps = caps, .list = list, .free = anthropic_free };
+static const struct model_provider provider = { .name = "anthropic", .start = start, .cancel = cancel, .caps = caps, .list = list, .free = anthropic_free,
+                                                 .raw_start = anthropic_raw_start, .raw_hold = anthropic_raw_hold, .raw_cancel = anthropic_raw_cancel };
 
 int model_anthropic_new(struct fetch *fetch, const struct model_table *t, const struct model_conf *c, const struct model_provider **ret,
                         void **ret_self, struct err *e)

@@ -52,6 +52,22 @@ struct model_request {
     void (*on_done)(void *ctx, const struct model_result *r);            /* ev thread, exactly once, unless cancelled */
     void *ctx;
 };
+/* ---- the raw way: one request passed through, for POST /v1/messages (server/messages). Nothing is retried, decoded or judged ---- */
+struct model_raw;
+struct model_raw_request {
+    const char *path;            /* "/v1/messages" or "/v1/messages/count_tokens" */
+    const char *const *headers; size_t n_headers;    /* "name: value" of the client's that go along; content-type, a missing anthropic-version and the credential are added */
+    const char *body;            /* the whole request JSON; borrowed until on_done or cancel */
+    size_t body_n;
+    bool stream;                 /* the body says "stream":true */
+    /* ev thread, in this order, none inside raw_start. on_head: once when there is an answer; `lines` as fetch.h says. on_data: pieces of a 2xx answer
+     * when `stream`. on_done: exactly once, unless cancelled; RC_OK: the answer is whole, and `body` holds it when it was not streamed. */
+    void (*on_head)(void *ctx, int status, struct slice lines);
+    void (*on_data)(void *ctx, const char *p, size_t n);
+    void (*on_done)(void *ctx, int rc, int status, const struct buf *body, const struct err *e);
+    void *ctx;
+};
+
 struct model_provider {
     const char *name;                                                   /* "anthropic" "script" */
     struct model_call *(*start)(void *self, const struct model_request *r);   /* ev thread; never NULL */
@@ -59,6 +75,9 @@ struct model_provider {
     int  (*caps)(void *self, const char *model, struct model_caps *ret);/* RC_NOT_FOUND: not a model of this provider */
     int  (*list)(void *self, json_t *into_array);                       /* appends ModelInfo objects (api.md 15) */
     void (*free)(void *self);
+    struct model_raw *(*raw_start)(void *self, const struct model_raw_request *r);       /* ev thread; never NULL. NULL entry: not offered */
+    void (*raw_hold)(struct model_raw *c, bool on);                     /* ev thread; while held no callback comes and the provider waits */
+    void (*raw_cancel)(struct model_raw *c);                            /* ev thread; no callback after */
 };
 
 /* Which provider serves which model id: first matching prefix wins. */

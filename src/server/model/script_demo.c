@@ -1,11 +1,24 @@
 /* script_demo.c - the built-in script: an agent that writes, builds, runs and checks a small C program, is refused a file
- * outside its workspace, goes on without it and sums up. Every step looks at what the tools really answered. */
+ * outside its workspace, goes on without it and sums up; and one that asks two MCP servers and writes down what they said. Every step looks at what the
+ * tools really answered. */
 #include "server/model/provider.h"
 
 const char model_script_demo[] =
 "{\"models\":[\"script-1\"],\"chunk_ms\":2,"
 "\"default\":\"Nothing more is scripted for this message. Say \\\"demo\\\" to run the demonstration again.\","
-"\"scenarios\":[{\"name\":\"demonstration\",\"turns\":["
+"\"scenarios\":["
+"{\"name\":\"tunnel\",\"when\":{\"user\":\"tunnel\"},\"turns\":["
+"{\"text\":\"I ask the inventory how many there are.\",\"tool_use\":[{\"name\":\"mcp__inventory__stock\",\"input\":{\"item\":\"widget\"}}]},"
+"[{\"when\":{\"result_error\":true},\"text\":\"The inventory did not answer: ${result}\"},"
+" {\"text\":\"Enough for two. I reserve them in the ledger, and note the stock in the workspace.\",\"tool_use\":["
+"{\"name\":\"mcp__ledger__reserve\",\"input\":{\"item\":\"widget\",\"count\":2}},"
+"{\"name\":\"write\",\"input\":{\"file_path\":\"stock.txt\",\"content\":\"${result}\\n\"}}]}],"
+"[{\"when\":{\"result_error\":true},\"text\":\"One of them failed: ${result}\"},"
+" {\"text\":\"Both done. I read back what I noted.\",\"tool_use\":[{\"name\":\"read\",\"input\":{\"file_path\":\"stock.txt\"}}]}],"
+"[{\"when\":{\"result\":\"7 in stock\"},\"text\":\"Done: two widgets are reserved, and the workspace holds what the inventory said.\"},"
+" {\"text\":\"The note does not hold what the inventory said: ${result}\"}]"
+"]},"
+"{\"name\":\"demonstration\",\"turns\":["
 /* 1: write the program */
 "{\"thinking\":\"A small C program with a known answer shows whether files, compiler and shell work.\","
 " \"text\":\"I will write a small C program, build it and check what it prints.\","

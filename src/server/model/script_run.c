@@ -11,16 +11,7 @@
 #include "server/model/stream.h"
 
 #define SCRIPT_FILE_MAX (8 * MIB)
-#define CHUNK_BYTES 24               /* text is streamed in pieces of about this size */
-#define FAILS_MAX 256                /* requests whose injected errors are counted */
 
-struct fail { uint64_t hash; int64_t n; };
-struct script {
-    struct ev *ev;
-    json_t *doc;
-    struct fail fails[FAILS_MAX];
-    size_t fail_next;
-};
 struct model_call {
     struct script *self;
     struct model_request req;
@@ -41,18 +32,42 @@ static uint64_t hash_bytes(const char *p, size_t n)          /* FNV-1a */
     return h;
 }
 
-/* Whether this request's injected error still applies: its first `times` tries fail. The count lives in memory only. */
-static bool still_fails(struct script *s, const struct model_request *r, int64_t times)
+bool script_still_fails(struct script *s, const char *body, size_t body_n, const char *session_id, int64_t times)
 {
     if (times < 0)
         return true;
-    uint64_t h = hash_bytes(r->body, r->body_n) ^ (r->session_id ? hash_bytes(r->session_id, strlen(r->session_id)) : 0);
-    for (size_t i = 0; i < FAILS_MAX; i++)
+    uint64_t h = hash_bytes(body, body_n) ^ (session_id ? hash_bytes(session_id, strlen(session_id)) : 0);
+    for (size_t i = 0; i < SCRIPT_FAILS_MAX; i++)
         if (s->fails[i].hash == h)
             return s->fails[i].n++ < times;
-    s->fails[s->fail_next] = (struct fail){ .hash = h, .n = 1 };
-    s->fail_next = (s->fail_next + 1) % FAILS_MAX;
+    s->fails[s->fail_next] = (struct script_fail){ .hash = h, .n = 1 };
+    s->fail_next = (s->fail_next + 1) % SCRIPT_FAILS_MAX;
     return times > 0;
+}
+
+const char *script_error_type(int status, const json_t *error)
+{
+    const char *type = js_str(error, "type");
+    return type ? type : status == 429 ? "rate_limit_error" : status == 529 ? "overloaded_error" : "api_error";
+}
+
+/* About four bytes a token, unless the script says. */
+struct model_usage script_usage(const json_t *answer, size_t body_n)
+{
+    const json_t *u = js_at(answer, "usage");
+    AUTO_FREE char *out = js_text(js_at(answer, "content"));
+    return (struct model_usage){
+        .input = js_int(u, "input_tokens", (int64_t)(body_n / 4)), .output = js_int(u, "output_tokens", (int64_t)(strlen(out) / 4)),
+        .cache_read = js_int(u, "cache_read_input_tokens", 0), .cache_write_5m = js_int(u, "cache_creation_input_tokens", 0),
+    };
+}
+
+size_t script_chunk(const char *text, size_t left)
+{
+    size_t n = left < SCRIPT_CHUNK_BYTES ? left : SCRIPT_CHUNK_BYTES;
+    while (n < left && ((unsigned char)text[n] & 0xC0) == 0x80)
+        n++;
+    return n;
 }
 
 static void call_free(struct model_call *c)
@@ -73,10 +88,10 @@ static void fail(struct model_call *c)
 {
     const json_t *er = js_at(c->answer, "error");
     int status = (int)js_int(er, "status", 529);
-    const char *type = js_str(er, "type"), *msg = js_str(er, "message");
+    const char *msg = js_str(er, "message");
     AUTO_JS body = json_object();
     json_t *in = json_object();
-    js_set_str(in, "type", type ? type : status == 429 ? "rate_limit_error" : status == 529 ? "overloaded_error" : "api_error");
+    js_set_str(in, "type", script_error_type(status, er));
     js_set_str(in, "message", msg ? msg : "injected by the script");
     js_set(body, "error", in);
     AUTO_FREE char *text = js_text(body);
@@ -91,15 +106,10 @@ static void fail(struct model_call *c)
 
 static void finish(struct model_call *c)
 {
-    const json_t *u = js_at(c->answer, "usage");
     json_t *content = js_at(c->answer, "content");
-    AUTO_FREE char *out = js_text(content);
     struct model_result r = { .outcome = MODEL_OK, .http_status = 200, .retry_after_ms = -1, .content = content, .model = c->req.model,
                               .stop_reason = js_str(c->answer, "stop_reason"), .stop_details = js_at(c->answer, "stop_details") };
-    r.usage.input = js_int(u, "input_tokens", (int64_t)(c->req.body_n / 4));        /* about four characters a token */
-    r.usage.output = js_int(u, "output_tokens", (int64_t)(strlen(out) / 4));
-    r.usage.cache_read = js_int(u, "cache_read_input_tokens", 0);
-    r.usage.cache_write_5m = js_int(u, "cache_creation_input_tokens", 0);
+    r.usage = script_usage(c->answer, c->req.body_n);
     r.context_tokens = r.usage.input + r.usage.output + r.usage.cache_read + r.usage.cache_write_5m;
     done(c, &r);
 }
@@ -138,9 +148,7 @@ static void tick(struct ev_timer *t)
             c->began = false;
             continue;
         }
-        size_t n = left < CHUNK_BYTES ? left : CHUNK_BYTES;
-        while (n < left && ((unsigned char)text[c->off + n] & 0xC0) == 0x80)       /* never inside a character */
-            n++;
+        size_t n = script_chunk(text + c->off, left);
         d.kind = DELTA_TEXT;
         d.text = text + c->off;
         d.n = n;
@@ -179,7 +187,7 @@ static struct model_call *start(void *ctx, const struct model_request *r)
         return c;
     }
     const json_t *er = js_at(c->answer, "error");
-    if (er && still_fails(self, r, js_int(er, "times", -1)))
+    if (er && script_still_fails(self, r->body, r->body_n, r->session_id, js_int(er, "times", -1)))
         c->fail_after = js_int(er, "after_chunks", 0);
     ev_timer_set(self->ev, &c->timer, js_int(c->answer, "delay_ms", 0), tick);
     return c;
@@ -222,7 +230,8 @@ static void script_free(void *ctx)
     free(s);
 }
 
-static const struct model_provider provider = { .name = "script", .start = start, .cancel = cancel, .caps = caps, .list = list, .free = script_free };
+static const struct model_provider provider = { .name = "script", .start = start, .cancel = cancel, .caps = caps, .list = list, .free = script_free,
+                                                 .raw_start = script_raw_start, .raw_hold = script_raw_hold, .raw_cancel = script_raw_cancel };
 
 int model_script_new(struct ev *ev, const char *file, const struct model_provider **ret, void **ret_self, struct err *e)
 {

@@ -217,7 +217,8 @@ static int on_json(struct msg_stream *s, const json_t *ev)
         return RC_OK;
     if (str_eq(type, "error")) {
         set_text(&s->error_type, js_str(ev, "error.type") ? js_str(ev, "error.type") : "api_error");
-        set_text(&s->error_msg, js_str(ev, "error.message"));
+        const char *msg = js_str(ev, "error.message");
+        set_text(&s->error_msg, msg && *msg ? msg : "the model API reported an error without words");
         return RC_OK;
     }
     if (str_eq(type, "message_start")) {
@@ -334,7 +335,7 @@ void msg_error_result(int status, int64_t retry_after_ms, const char *body, size
     (void)buf_puts(text, type ? type : "");
     (void)buf_putc(text, '\0');
     size_t at = buf_len(text);
-    if (msg)
+    if (msg && *msg)
         (void)buf_puts(text, msg);
     else
         (void)buf_printf(text, "the model API answered with status %d", status);

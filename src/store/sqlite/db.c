@@ -189,6 +189,12 @@ static int bind_args(sqlite3_stmt *st, const char *fmt, va_list ap)
         case 'h':
             rc = sqlite3_bind_blob(st, i, va_arg(ap, const uint8_t *), 32, SQLITE_STATIC);
             break;
+        case 'b': {
+            const void *p = va_arg(ap, const void *);
+            size_t n = va_arg(ap, size_t);
+            rc = p ? sqlite3_bind_blob64(st, i, p, n, SQLITE_STATIC) : sqlite3_bind_null(st, i);
+            break;
+        }
         case 'v':
             rc = bind_vals(st, va_arg(ap, const struct db_vals *));
             break;
@@ -253,6 +259,23 @@ const char *row_text_or(struct row *r, const char *dflt)
 {
     const char *s = row_text(r);
     return s ? s : dflt;
+}
+
+const void *row_blob(struct row *r, size_t *ret_n)
+{
+    int c = r->col++;
+    *ret_n = 0;
+    if (sqlite3_column_type(r->st, c) == SQLITE_NULL)
+        return NULL;
+    const void *p = sqlite3_column_blob(r->st, c);
+    size_t n = (size_t)sqlite3_column_bytes(r->st, c);
+    void *copy = r->a ? arena_alloc(r->a, n ? n : 1) : NULL;
+    r->nomem |= !copy;
+    if (copy && n) {
+        memcpy(copy, p, n);
+        *ret_n = n;
+    }
+    return copy;
 }
 
 bool row_copy(struct row *r, char *dst, size_t cap)

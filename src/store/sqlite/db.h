@@ -19,8 +19,8 @@ void db_close(struct db *db);    /* NULL is fine */
 sqlite3 *db_handle(struct db *db);
 
 /* A running statement. `sql` must be text that lives until row_end() (it is copied into the cache).
- * `fmt` has one letter per parameter: s text (NULL: NULL), i int64_t, t time in int64_t (-1: NULL), d int, h hash (32 bytes), v struct db_vals *.
- * Text is borrowed until row_end(). */
+ * `fmt` has one letter per parameter: s text (NULL: NULL), i int64_t, t time in int64_t (-1: NULL), d int, h hash (32 bytes), v struct db_vals *,
+ * b bytes: const void * (NULL: NULL), size_t. Text and bytes are borrowed until row_end(). */
 struct row {
     struct db *db;
     sqlite3_stmt *st;
@@ -38,6 +38,7 @@ void row_end(struct row *r);     /* also after a failed db_query() on a zeroed r
 /* Columns, from left to right. */
 const char *row_text(struct row *r);         /* in the arena; NULL for NULL */
 const char *row_text_or(struct row *r, const char *dflt);
+const void *row_blob(struct row *r, size_t *ret_n);           /* in the arena; NULL for NULL */
 bool        row_copy(struct row *r, char *dst, size_t cap);   /* false when NULL (then "") or cut */
 int64_t     row_int(struct row *r);
 int64_t     row_time(struct row *r);         /* NULL: -1 */

@@ -42,7 +42,7 @@ static int key_create_tx(struct tx *t, void *arg, struct err *e)
 int sqlite_key_create(struct store *st, const struct store_key *k, const uint8_t hash[32], struct err *e)
 {
     if (!k->id || (k->kind == KEY_ENVIRONMENT) != (k->env_id != NULL))
-        return err_set(e, RC_INVALID, "an environment key belongs to an environment, an API key to none");
+        return err_set(e, RC_INVALID, "an environment key belongs to an environment, other keys to none");
     struct key_create c = { k, hash };
     return writer_run(sqlite_of(st), key_create_tx, &c, e);
 }

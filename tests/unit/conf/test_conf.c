@@ -403,6 +403,76 @@ static void own_rows(void **st)
     buf_done(&b);
 }
 
+/* ---- sub-trees ---- */
+
+struct with_tree { char *name; struct conf_tree *routes; };
+static const struct conf_key tree_keys[] = {
+    { .name = "name", .type = CONF_STR, .field = offsetof(struct with_tree, name), .help = "A name." },
+    { .name = "part.routes", .type = CONF_TREE, .field = offsetof(struct with_tree, routes), .help = "Routes." },
+};
+static const struct conf_program tree_program = { .command = "outwork tree", .keys = tree_keys, .n_keys = COUNT_OF(tree_keys) };
+
+static void trees(void **st)
+{
+    (void)st;
+    struct with_tree s = { 0 }, t = { 0 };
+    struct err e = { 0 };
+    static const char text[] = "name: x\npart:\n  routes:\n    Docs_A: http://10.0.0.1:80\n    b:\n      tools: [a, \"1\", ~]\n      empty: {}\n";
+    assert_int_equal(conf_load_text(&tree_program, text, sizeof text - 1, &s, &e), RC_OK);
+    assert_non_null(s.routes);
+    const struct conf_node *r = &s.routes->root, *b = conf_node_get(r, "b"), *tools = conf_node_get(b, "tools");
+    assert_int_equal(r->kind, CONF_NODE_MAP);
+    assert_int_equal(r->n, 2);
+    assert_string_equal(conf_node_get(r, "Docs_A")->text, "http://10.0.0.1:80");
+    assert_int_equal(b->line, 6);
+    assert_int_equal(tools->kind, CONF_NODE_LIST);
+    assert_int_equal(tools->n, 3);
+    assert_true(tools->child[1].quoted);
+    assert_null(tools->child[2].text);
+    assert_int_equal(conf_node_get(b, "empty")->n, 0);
+    assert_null(conf_node_get(r, "c"));
+    assert_int_equal(conf_node_err(s.routes, tools, "part.routes.b", &e, "wrong %d", 1), RC_INVALID);
+    assert_string_equal(e.msg, "settings:6: part.routes.b: wrong 1");
+    struct buf out, again;
+    buf_init(&out, SIZE_MAX);
+    buf_init(&again, SIZE_MAX);
+    assert_int_equal(conf_write_effective(&tree_program, &s, &out), RC_OK);
+    assert_int_equal(conf_load_text(&tree_program, buf_data(&out), buf_len(&out), &t, &e), RC_OK);
+    assert_int_equal(conf_write_effective(&tree_program, &t, &again), RC_OK);
+    assert_string_equal(buf_data(&out), buf_data(&again));
+    conf_free(&tree_program, &s);
+    conf_free(&tree_program, &t);
+    buf_done(&out);
+    buf_done(&again);
+}
+
+static void tree_errors(void **st)
+{
+    (void)st;
+    static const struct { const char *text, *want; } rows[] = {
+        { "part:\n  routes:\n    a: 1\n    b: 2\n    a: 3\n", "settings:5: part.routes: 'a' was already given in line 3" },
+        { "part:\n  routes: {a: &x 1, b: *x}\n", "settings:2: part.routes: aliases (*name) are not allowed here" },
+        { "part:\n  routes: {a: !t 1}\n", "settings:2: part.routes: tags (!name) are not allowed here" },
+        { "part:\n  routes: {[a]: 1}\n", "settings:2: part.routes: names are texts" },
+        { "part:\n  routes: {a: [[[[[[[[[[1]]]]]]]]]]}\n", "settings:2: part.routes: nested too deep" },
+        { "part:\n  routes: {}\n  routes: {}\n", "settings:3: 'part.routes' was already set in line 2" },
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct with_tree s = { 0 };
+        struct err e = { 0 };
+        assert_int_equal(conf_load_text(&tree_program, rows[i].text, strlen(rows[i].text), &s, &e), RC_INVALID);
+        assert_string_equal(e.msg, rows[i].want);
+        conf_free(&tree_program, &s);
+    }
+    char cmd[] = "x", flag[] = "--part-routes=1", *argv[] = { cmd, flag, NULL };
+    struct with_tree s = { 0 };
+    struct err e = { 0 };
+    bool help = false;
+    assert_int_equal(conf_load(&tree_program, 2, argv, &s, NULL, &help, &e), RC_INVALID);
+    assert_non_null(strstr(e.msg, "unknown option --part-routes"));
+    conf_free(&tree_program, &s);
+}
+
 static int setup(void **st)
 {
     (void)st;
@@ -429,6 +499,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults), cmocka_unit_test(flags), cmocka_unit_test(flag_errors), cmocka_unit_test(precedence), cmocka_unit_test(secrets),
         cmocka_unit_test(yaml), cmocka_unit_test(effective), cmocka_unit_test(help), cmocka_unit_test(printing), cmocka_unit_test(own_rows),
+        cmocka_unit_test(trees), cmocka_unit_test(tree_errors),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

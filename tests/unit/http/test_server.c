@@ -541,6 +541,55 @@ static void *answer_delayed(void *arg)
     return NULL;
 }
 
+static int gone_calls;
+static bool gone_answers;
+
+static void on_gone(void *ctx)
+{
+    gone_calls++;
+    if (gone_answers)
+        reply_text(ctx, "into nothing");
+}
+
+static void test_watched_requests(void **st)
+{
+    (void)st;
+    struct client c;
+    struct buf body;
+    rig_start(NULL);
+    for (int i = 0; i < 6; i++) {                   /* reset, clean end, end that is answered from the callback; watched or no longer */
+        n_held = 0;
+        gone_calls = 0;
+        gone_answers = i % 3 == 2;
+        client_open(&c);
+        client_send(&c, "POST /hold HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc");
+        while (n_held == 0)
+            turn(1);
+        assert_int_equal(http_req_watch(held[0], on_gone, held[0]), RC_OK);
+        if (i >= 3)
+            assert_int_equal(http_req_watch(held[0], NULL, NULL), RC_OK);
+        http_req_take_body(held[0], &body);
+        assert_int_equal(http_req_body(held[0]).n, 0);
+        turn(5);
+        assert_int_equal(gone_calls, 0);
+        if (i % 3 == 0)
+            client_reset(&c);
+        else
+            client_close(&c);
+        for (int64_t end = clock_mono_ms() + 10000; !gone_calls && i < 3 && clock_mono_ms() < end;)
+            turn(1);
+        turn(10);
+        assert_int_equal(gone_calls, i < 3 ? 1 : 0);
+        if (!gone_answers || i >= 3) {
+            assert_int_equal(http_req_watch(held[0], on_gone, NULL), RC_CLOSED);
+            reply_text(held[0], "nobody hears it");
+        }
+        assert_memory_equal(buf_data(&body), "abc", 3);
+        buf_done(&body);
+    }
+    rig_stop();
+}
+
 static void test_free_before_answer(void **st)
 {
     (void)st;
@@ -589,7 +638,7 @@ int main(void)
         cmocka_unit_test(test_simple), cmocka_unit_test(test_close_and_versions), cmocka_unit_test(test_bytewise), cmocka_unit_test(test_pipelining),
         cmocka_unit_test(test_read_ahead_is_bounded), cmocka_unit_test(test_refusals), cmocka_unit_test(test_refusal_arrives), cmocka_unit_test(test_expect),
         cmocka_unit_test(test_slow_clients), cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_conns_max), cmocka_unit_test(test_bodies_max),
-        cmocka_unit_test(test_hang_ups), cmocka_unit_test(test_free_before_answer), cmocka_unit_test(test_large),
+        cmocka_unit_test(test_hang_ups), cmocka_unit_test(test_watched_requests), cmocka_unit_test(test_free_before_answer), cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

@@ -47,12 +47,27 @@ static void on_drain(void *ctx, struct http_stream *s)
     }
 }
 
+static int rooms;
+static bool end_in_room;
+
+static void on_room(void *ctx, struct http_stream *s)
+{
+    assert_ptr_equal(ctx, &starts);
+    assert_ptr_equal(s, live);
+    rooms++;
+    assert_true(http_stream_queued(s) <= 1000);
+    if (end_in_room) {
+        http_stream_end(s);
+        live = NULL;
+    }
+}
+
 static void start_stream(struct http_req *r)
 {
     char type[] = "text/event-stream", lines[] = "cache-control: no-store\r\n";
     struct http_stream_conf c = {
         .status = 200, .content_type = type, .headers = lines, .queue_max = queue_max, .on_start = on_start, .on_close = on_close,
-        .on_drain = with_drain ? on_drain : NULL, .ctx = &starts,
+        .on_drain = with_drain ? on_drain : NULL, .on_room = on_room, .room_below = 1000, .ctx = &starts,
     };
     http_stream_start(r, &c);
     memset(type, 'X', sizeof type - 1);             /* borrowed only for the call */
@@ -299,6 +314,46 @@ static void wait_drained(int ms)
     int64_t end = clock_mono_ms() + ms;
     while (!drained && clock_mono_ms() < end)
         ev_run_once(rig_ev, 2);
+}
+
+/* on_room comes once for each time that the queue was over its mark, never inside a write, and may end the stream. */
+static void test_room(void **st)
+{
+    (void)st;
+    static char block[64 * KIB];
+    struct client c;
+    memset(block, 'r', sizeof block);
+    for (int round = 0; round < 2; round++) {
+        reset();
+        rooms = 0;
+        end_in_room = round == 1;
+        rig_start(NULL);
+        client_open(&c);
+        client_send(&c, GET("/stream"));
+        EXPECT(&c, "\r\n\r\n");
+        assert_int_equal(http_stream_write(live, "small", 5), RC_OK);
+        turn(10);
+        assert_int_equal(rooms, 0);
+        int rc = RC_OK, before = 0;
+        for (int k = 0; k < 2 && live; k++) {
+            while ((rc = http_stream_write(live, block, sizeof block)) == RC_OK) {
+            }
+            assert_int_equal(rooms, before);
+            assert_int_equal(rc, RC_LIMIT);
+            for (int64_t end = clock_mono_ms() + 10000; rooms == before && clock_mono_ms() < end;) {
+                (void)client_recv(&c);
+                ev_run_once(rig_ev, 1);
+            }
+            before = rooms;
+        }
+        assert_int_equal(rooms, round == 0 ? 2 : 1);
+        if (live)
+            http_stream_end(live);
+        assert_true(client_wait_close(&c));
+        client_close(&c);
+        rig_stop();
+    }
+    end_in_room = false;
 }
 
 static void test_drain(void **st)
@@ -550,7 +605,7 @@ static int teardown(void **st)
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_stream), cmocka_unit_test(test_stream_variants), cmocka_unit_test(test_stream_hang_up), cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_stream), cmocka_unit_test(test_stream_variants), cmocka_unit_test(test_stream_hang_up), cmocka_unit_test(test_back_pressure), cmocka_unit_test(test_room),
         cmocka_unit_test(test_drain), cmocka_unit_test(test_drain_grace), cmocka_unit_test(test_tls),
     };
     return cmocka_run_group_tests(t, setup, teardown);

@@ -46,8 +46,8 @@ static void exposition(void **st)
         "# HELP ow_c_seconds C\n# TYPE ow_c_seconds histogram\now_c_seconds_bucket{le=\"0.0001\"} 3\now_c_seconds_bucket{le=\"0.00025\"} 4\n";
     assert_memory_equal(buf_data(&b), want_start, sizeof want_start - 1);
     static const char *const want[] = {
-        "ow_c_seconds_bucket{le=\"10\"} 4\now_c_seconds_bucket{le=\"60\"} 5\now_c_seconds_bucket{le=\"+Inf\"} 6\n"
-        "ow_c_seconds_sum 120.000202\now_c_seconds_count 6\n",
+        ("ow_c_seconds_bucket{le=\"10\"} 4\now_c_seconds_bucket{le=\"60\"} 5\now_c_seconds_bucket{le=\"+Inf\"} 6\n"
+         "ow_c_seconds_sum 120.000202\now_c_seconds_count 6\n"),
         "ow_d_seconds_bucket{role=\"x\",le=\"+Inf\"} 80000\n", "ow_d_seconds_sum{role=\"x\"} ", "ow_d_seconds_count{role=\"x\"} 80000\n",
     };
     for (size_t i = 0; i < COUNT_OF(want); i++)

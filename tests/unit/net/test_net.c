@@ -193,10 +193,63 @@ static void test_unix(void **st)
     unlink(path);
 }
 
+struct ask { int asked, refuse; char seen[4][NET_ADDR_TEXT]; int fd, done; struct err err; };
+
+static int check_address(void *ctx, const struct net_addr *a, struct err *e)
+{
+    struct ask *k = ctx;
+    if (k->asked < 4)
+        net_addr_format(a, k->seen[k->asked]);
+    return k->asked++ < k->refuse ? err_set(e, RC_DENIED, "not this one") : RC_OK;
+}
+
+static void on_checked(void *ctx, int fd, const struct err *e)
+{
+    struct ask *k = ctx;
+    k->fd = fd;
+    k->err = e ? *e : (struct err){ 0 };
+    k->done = 1;
+}
+
+/* Each address is asked about before it is dialled; refused ones are passed over; when none is left the refusal is the result. */
+static void test_check(void **st)
+{
+    (void)st;
+    struct ev *ev = NULL;
+    struct err e;
+    struct net_addr a, bound;
+    int listener = -1;
+    char host_port[NET_ADDR_TEXT];
+    assert_int_equal(ev_new(&ev, &e), RC_OK);
+    assert_int_equal(net_addr_parse("127.0.0.1:0", &a, &e), RC_OK);
+    assert_int_equal(net_listen(&a, &listener, &bound, &e), RC_OK);
+    net_addr_format(&bound, host_port);
+    uint16_t port = ntohs(((struct sockaddr_in *)&bound.ss)->sin_port);
+    for (int refuse = 0; refuse <= 1; refuse++) {
+        struct ask k = { .refuse = refuse ? 9 : 0 };
+        struct net_connect_opts o = { .timeout_ms = 5000, .check = check_address };
+        assert_non_null(net_connect_opts(ev, "127.0.0.1", port, &o, on_checked, &k));
+        assert_int_equal(k.asked, 0);                       /* never inside the call */
+        for (int i = 0; i < 500 && !k.done; i++)
+            ev_run_once(ev, 20);
+        assert_int_equal(k.asked, 1);
+        assert_string_equal(k.seen[0], host_port);
+        assert_int_equal(k.fd >= 0, !refuse);
+        if (refuse) {
+            assert_int_equal(k.err.rc, RC_DENIED);
+            assert_string_equal(k.err.msg, "not this one");
+        } else {
+            close(k.fd);
+        }
+    }
+    close(listener);
+    ev_free(ev);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_addr), cmocka_unit_test(test_listen_connect), cmocka_unit_test(test_timeout), cmocka_unit_test(test_unix),
+        cmocka_unit_test(test_addr), cmocka_unit_test(test_listen_connect), cmocka_unit_test(test_timeout), cmocka_unit_test(test_unix), cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

@@ -26,6 +26,13 @@ struct slice http_req_query(const struct http_req *r) { return r->query; }
 struct slice http_req_body(const struct http_req *r) { return r->body; }
 struct arena *http_req_arena(struct http_req *r) { return r->arena; }
 bool http_req_gone(const struct http_req *r) { return r->gone; }
+int http_req_watch(struct http_req *r, void (*cb)(void *ctx), void *ctx) { (void)r, (void)cb, (void)ctx; return RC_OK; }
+
+void http_req_take_body(struct http_req *r, struct buf *ret)
+{
+    buf_init(ret, r->body.n + 1);
+    (void)buf_put(ret, r->body.p, r->body.n);
+}
 
 void http_reply(struct http_req *r, const struct http_reply *a)
 {

@@ -159,7 +159,7 @@ static int ask(const char *key, enum http_method m, const char *target, const ch
 #define GET(key, ...) ask(key, HTTP_GET, path(__VA_ARGS__), NULL)
 #define POST(key, body, ...) ask(key, HTTP_POST, path(__VA_ARGS__), body)
 #define DELETE(key, ...) ask(key, HTTP_DELETE, path(__VA_ARGS__), NULL)
-static const char *path(const char *fmt, ...)
+static const char * PRINTF_LIKE(1, 2) path(const char *fmt, ...)
 {
     static char ring[8][4096];
     static size_t i;
@@ -269,10 +269,11 @@ static void test_agent_refusals(void **state)
     static const struct { const char *body, *words; } t[] = {
         { "{\"name\":\"a\",\"model\":\"unknown\"}", "no provider" },
         { "{\"name\":\"a\",\"model\":{\"id\":\"m1\",\"inference_geo\":\"us\"}}", "inference_geo" },
-        { "{\"name\":\"a\",\"model\":\"m1\",\"mcp_servers\":[{\"type\":\"url\",\"name\":\"n\",\"url\":\"u\"}]}", "mcp_servers: not served yet" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"mcp_servers\":[{\"type\":\"url\",\"name\":\"n\",\"url\":\"u\"}]}", "mcp_servers.0.url" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"mcp_servers\":[{\"type\":\"url\",\"name\":\"n\",\"url\":\"https://m.example/mcp\"}]}", "n" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"skills\":[{\"type\":\"custom\",\"skill_id\":\"s\"}]}", "skills: not served yet" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"multiagent\":{\"type\":\"coordinator\",\"agents\":[\"x\"]}}", "multiagent: not served yet" },
-        { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"mcp_toolset\",\"mcp_server_name\":\"n\"}]}", "tools.0.type: 'mcp_toolset'" },
+        { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"mcp_toolset\",\"mcp_server_name\":\"n\"}]}", "tools.0.mcp_server_name" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"execution_identity\":{\"type\":\"aws_role\",\"role_arn\":\"r\"}}", "execution_identity" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\"},{\"type\":\"agent_toolset_20260401\"}]}", "tools.1" },
         { "{\"name\":\"a\",\"model\":\"m1\",\"tools\":[{\"type\":\"agent_toolset_20260401\",\"configs\":[{\"name\":\"bash\"},{\"name\":\"bash\"}]}]}", "tools.0.configs.1" },
@@ -334,7 +335,7 @@ static void test_sessions(void **state)
     char *env = make_env("e"), *agent = make_agent(), *ids[7];
     assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"%s\",\"resources\":[{\"type\":\"file\",\"file_id\":\"f\"}]}", agent, env), "/v1/sessions"), 400);
     assert_non_null(strstr(str("error.message"), "is a self-hosted environment. `resources` are not supported"));
-    assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"%s\",\"vault_ids\":[\"v\"]}", agent, env), "/v1/sessions"), 400);
+    assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"%s\",\"vault_ids\":[\"v\"]}", agent, env), "/v1/sessions"), 404);
     assert_int_equal(POST(w.user, path("{\"agent\":\"nobody\",\"environment_id\":\"%s\"}", env), "/v1/sessions"), 404);
     assert_int_equal(POST(w.user, path("{\"agent\":\"%s\",\"environment_id\":\"nowhere\"}", agent), "/v1/sessions"), 404);
     assert_int_equal(POST(w.user, path("{\"agent\":{\"type\":\"agent_with_overrides\",\"id\":\"%s\",\"model\":null},\"environment_id\":\"%s\"}", agent, env), "/v1/sessions"), 400);

@@ -51,13 +51,15 @@ static void test_permissions(void **state)
         bool open = r->flags & WHO_ANYONE, health = strcmp(r->path, "/healthz") == 0 || strcmp(r->path, "/readyz") == 0 || strcmp(r->path, "/metrics") == 0;
         assert_int_equal(open, health);
         if (!open && r->role == ROLE_NONE)
-            assert_true(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN));
+            assert_true(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN | WHO_EDGE_KEY));
         if (r->method == HTTP_GET)
             assert_int_equal(r->body_max, 0);
         else
             assert_true(r->body_max > 0);
+        bool edges = strncmp(r->path, "/outwork/v1/edges/", 18) == 0;        /* what edges ask: with their own kind of key, and nothing else with it */
+        assert_int_equal(edges, (r->flags & WHO_EDGE_KEY) != 0);
         if (strncmp(r->path, "/outwork/", 9) == 0) {
-            assert_int_equal(r->role, ROLE_ADMIN);
+            assert_int_equal(r->role, edges ? ROLE_NONE : r->method == HTTP_GET && strncmp(r->path, "/outwork/v1/tunnels", 19) == 0 ? ROLE_USER : ROLE_ADMIN);
             assert_int_equal(r->flags & (WHO_ENV_KEY | WHO_SES_TOKEN), 0);
         }
         if (r->method != HTTP_GET && strstr(r->path, "/v1/agents"))
@@ -105,7 +107,7 @@ static void test_unserved(void **state)
 {
     (void)state;
     assert_string_equal(route_unserved(HTTP_GET, SLICE("/v1/files")), "beta_files_list");
-    assert_string_equal(route_unserved(HTTP_POST, SLICE("/v1/vaults/v/credentials/c/archive")), "beta_vaults_credentials_archive");
+    assert_string_equal(route_unserved(HTTP_POST, SLICE("/v1/deployments/d/archive")), "beta_deployments_archive");
     assert_null(route_unserved(HTTP_GET, SLICE("/v1/nothing")));
     size_t served = 0;
     for (size_t i = 0; i < schema_known_n; i++) {

@@ -1,0 +1,260 @@
+/* call.c - tools/call. */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/base64.h"
+#include "base/str.h"
+#include "server/mcp/content.h"
+#include "server/mcp/private.h"
+
+#define PARAM_VALUE_MAX 1024
+
+struct mcp_call {
+    struct mcp_session *s;
+    struct list node;
+    char *tool;
+    json_t *arguments;
+    int64_t id, timeout_ms, deadline_ms;
+    unsigned generation;
+    bool renewed;
+    struct exchange *x;
+    void (*cb)(void *ctx, const struct mcp_result *r);
+    void *ctx;
+};
+
+static void call_send(struct mcp_call *c);
+
+static void call_free(struct mcp_call *c)
+{
+    list_del(&c->node);
+    exchange_cancel(c->x);
+    free(c->tool);
+    json_decref(c->arguments);
+    free(c);
+}
+
+void call_free_all(struct mcp_session *s)
+{
+    list_foreach(c, &s->calls, struct mcp_call, node)
+        call_free(c);
+    list_foreach(w, &s->waiting, struct mcp_call, node)
+        call_free(w);
+}
+
+static void done(struct mcp_call *c, enum mcp_outcome o, bool is_error, json_t *take_content, const char *why)
+{
+    void (*cb)(void *, const struct mcp_result *) = c->cb;
+    void *ctx = c->ctx;
+    struct mcp_result r = { .outcome = o, .is_error = is_error, .content = take_content, .why = why };
+    call_free(c);
+    cb(ctx, &r);
+    json_decref(take_content);
+}
+
+/* In the revisions with sessions a broken connection cancels nothing, so the server is told. */
+static void tell_cancelled(struct mcp_call *c, const char *reason)
+{
+    if (c->s->era == ERA_STATELESS || c->s->dying)
+        return;
+    json_t *p = json_object();
+    js_set_int(p, "requestId", c->id);
+    js_set_str(p, "reason", reason);
+    mcp_notify(c->s, "notifications/cancelled", p);
+}
+
+static void take_result(struct mcp_call *c, const json_t *body)
+{
+    const char *type = js_str(body, "resultType");
+    if (str_eq(type, "input_required")) {
+        done(c, MCP_OK, true, content_text("The tool asks for input from a person, which cannot be given here."), "");
+        return;
+    }
+    bool is_error = js_bool(body, "isError", false);
+    done(c, MCP_OK, is_error, content_map(body), "");
+}
+
+static void take_error(struct mcp_call *c, const json_t *body)
+{
+    const char *msg = js_str(body, "message");
+    char *text = str_printf("The MCP server answered with an error (%lld): %.2000s", (long long)js_int(body, "code", 0), msg ? msg : "");
+    json_t *content = content_text(text);
+    free(text);
+    done(c, MCP_OK, true, content, "");
+}
+
+static void renew_done(struct mcp_session *s, enum mcp_outcome o, const char *why)
+{
+    s->renewing = false;
+    call_waiting_go(s, o, why);
+}
+
+/* The server has forgotten the session (404): it has not run the call, so it is made once more in a new one. */
+static bool renew(struct mcp_call *c)
+{
+    struct mcp_session *s = c->s;
+    if (c->renewed || s->era != ERA_SESSION || !s->session_id[0])
+        return false;
+    c->renewed = true;
+    if (!s->renewing && c->generation != s->generation) {            /* another call has renewed it meanwhile */
+        call_send(c);
+        return true;
+    }
+    list_del(&c->node);
+    list_add_tail(&s->waiting, &c->node);
+    if (!s->renewing) {
+        s->renewing = true;
+        handshake_start(s, renew_done);
+    }
+    return true;
+}
+
+static void on_reply(void *ctx, const struct reply *r)
+{
+    struct mcp_call *c = ctx;
+    char why[MCP_WHY_MAX], whole[MCP_WHY_MAX + 100];
+    c->x = NULL;
+    if (r->timed_out && r->sent)
+        tell_cancelled(c, "it took too long");
+    switch (r->kind) {
+    case REPLY_RESULT: take_result(c, r->body); return;
+    case REPLY_ERROR:
+        if (r->status == 404 && renew(c))
+            return;
+        take_error(c, r->body);
+        return;
+    case REPLY_HTTP:
+        if (r->status == 404 && renew(c))
+            return;
+        break;
+    case REPLY_FAILED: break;
+    }
+    mcp_reply_text(c->s, r, why);
+    (void)snprintf(whole, sizeof whole, "%s%s", why, r->kind == REPLY_FAILED && r->outcome == MCP_CONNECT_FAILED && r->sent ? " (whether the tool ran is not known)" : "");
+    done(c, r->kind == REPLY_FAILED ? r->outcome : MCP_CONNECT_FAILED, true, NULL, whole);
+}
+
+/* ---- headers Mcp-Param-* (2026-07-28): arguments that the tool's schema marks with x-mcp-header ---- */
+static bool is_token(const char *s)
+{
+    return s[0] && s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~")] == '\0';
+}
+
+/* Plain where it survives a header, else base64 in the revision's wrapping. */
+static char *header_value(const char *s)
+{
+    size_t n = strlen(s);
+    bool plain = n == 0 || (s[0] != ' ' && s[n - 1] != ' ' && !str_prefix(s, "=?base64?"));
+    for (size_t i = 0; i < n; i++)
+        plain &= s[i] >= 0x20 && s[i] <= 0x7e;
+    if (plain)
+        return str_dup(s);
+    struct buf b;
+    buf_init(&b, 64 * KIB);
+    (void)buf_puts(&b, "=?base64?");
+    (void)base64_encode(&b, s, n);
+    (void)buf_puts(&b, "?=");
+    char *ret = buf_ok(&b) ? buf_take(&b, &n) : NULL;
+    buf_done(&b);
+    return ret;
+}
+
+struct params { char *lines[MCP_PARAMS_MAX]; size_t n; };
+
+static void walk_params(struct params *p, const json_t *schema, const json_t *arguments, int depth)
+{
+    const char *key;
+    json_t *prop;
+    json_object_foreach(json_object_get(schema, "properties"), key, prop) {
+        const json_t *v = json_object_get(arguments, key);
+        const char *token = js_str(prop, "x-mcp-header");
+        char number[32];
+        if (json_is_object(v) && depth < 8)
+            walk_params(p, prop, v, depth + 1);
+        if (!token || !is_token(token) || p->n == MCP_PARAMS_MAX)
+            continue;
+        const char *text = json_is_string(v) ? json_string_value(v) : json_is_true(v) ? "true" : json_is_false(v) ? "false" : NULL;
+        if (json_is_integer(v)) {
+            (void)snprintf(number, sizeof number, "%lld", (long long)json_integer_value(v));
+            text = number;
+        }
+        if (!text || strlen(text) > PARAM_VALUE_MAX)
+            continue;
+        AUTO_FREE char *value = header_value(text);
+        if (value)
+            p->lines[p->n++] = str_printf("mcp-param-%s: %s", token, value);
+    }
+}
+
+static const json_t *schema_of(const struct mcp_session *s, const char *tool)
+{
+    size_t i;
+    json_t *t;
+    json_array_foreach(s->tools, i, t)
+        if (str_eq(js_str(t, "name"), tool))
+            return json_object_get(t, "inputSchema");
+    return NULL;
+}
+
+static void call_send(struct mcp_call *c)
+{
+    struct mcp_session *s = c->s;
+    struct params p = { .n = 0 };
+    json_t *params = json_object();
+    js_set_str(params, "name", c->tool);
+    js_set(params, "arguments", json_incref(c->arguments));
+    c->id = mcp_next_id(s);
+    c->generation = s->generation;
+    AUTO_FREE char *name = header_value(c->tool);
+    if (s->era == ERA_STATELESS)
+        walk_params(&p, schema_of(s, c->tool), c->arguments, 0);
+    int64_t left = c->deadline_ms - ev_now_ms(s->m->c.ev);
+    struct exchange_conf x = { .http_method = "POST", .url = s->endpoint, .method = "tools/call", .name = name, .take_body = mcp_message(s, "tools/call", params, c->id),
+                               .headers = p.lines, .n_headers = p.n, .id = c->id, .timeout_ms = left > 1 ? left : 1, .cb = on_reply, .ctx = c };
+    c->x = exchange_start(s, &x);
+    for (size_t i = 0; i < p.n; i++)
+        free(p.lines[i]);
+}
+
+void call_waiting_go(struct mcp_session *s, enum mcp_outcome o, const char *why)
+{
+    while (!list_empty(&s->waiting)) {
+        struct mcp_call *c = list_first(&s->waiting, struct mcp_call, node);
+        list_del(&c->node);
+        list_add_tail(&s->calls, &c->node);
+        if (o == MCP_OK)
+            call_send(c);
+        else
+            c->x = exchange_failed(s, on_reply, c, o, why);
+    }
+}
+
+struct mcp_call *mcp_call_start(struct mcp_session *s, const char *tool, const json_t *arguments, int64_t timeout_ms,
+                                void (*cb)(void *ctx, const struct mcp_result *r), void *ctx)
+{
+    struct mcp_call *c = xcalloc(1, sizeof *c);
+    c->s = s;
+    c->tool = str_dup(tool);
+    c->arguments = json_is_object(arguments) ? json_incref((json_t *)(uintptr_t)arguments) : json_object();
+    c->timeout_ms = timeout_ms;
+    c->deadline_ms = ev_now_ms(s->m->c.ev) + timeout_ms;
+    c->cb = cb;
+    c->ctx = ctx;
+    list_add_tail(&s->calls, &c->node);
+    if (s->renewing) {
+        list_del(&c->node);
+        list_add_tail(&s->waiting, &c->node);
+    } else {
+        call_send(c);
+    }
+    return c;
+}
+
+void mcp_call_cancel(struct mcp_call *c)
+{
+    if (!c)
+        return;
+    if (c->x && exchange_sent(c->x))
+        tell_cancelled(c, "the caller gave it up");
+    call_free(c);
+}

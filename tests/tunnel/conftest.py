@@ -1,0 +1,63 @@
+"""Fixtures of the edge's tests. `world` makes edges, gateways and clients; everything ends with the test, and logs are shown when it fails."""
+import pytest
+
+from edge_harness import Acceptor, Backend, Control, Edge, HttpsBackend, Keys
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    return Keys(tmp_path_factory.mktemp("outer"))
+
+
+@pytest.fixture(scope="session")
+def other_keys(tmp_path_factory):
+    """The same files of another authority."""
+    return Keys(tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.fixture(scope="session")
+def inner(tmp_path_factory):
+    """Inner authority and leaf for hosts of tunnel t1, made like the outer ones."""
+    return Keys(tmp_path_factory.mktemp("inner"), "*.t1.tunnel.example")
+
+
+class World:
+    def __init__(self, keys):
+        self.keys, self.control, self.things = keys, Control(), []
+        self.token = self.control.tunnel("t1")
+
+    def keep(self, x):
+        self.things.append(x)
+        return x
+
+    def edge(self, *args, **kw) -> Edge:
+        return self.keep(Edge(self.keys, self.control, *args, **kw))
+
+    def backend(self) -> Backend:
+        return self.keep(Backend())
+
+    def https(self, inner) -> HttpsBackend:
+        return self.keep(HttpsBackend(inner))
+
+    def accept(self, edge, to, *args, token="", **kw) -> Acceptor:
+        return self.keep(Acceptor(edge, self.token if token == "" else token, to.port, *args, **kw))
+
+    def close(self, failed):
+        for x in reversed(self.things):
+            if failed and hasattr(x, "text"):
+                print(f"---- {x.name} ----\n{x.text()[-6000:]}")
+            x.close()
+        self.control.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    out = yield
+    setattr(item, "report_" + call.when, out.get_result())
+
+
+@pytest.fixture
+def world(keys, request):
+    w = World(keys)
+    yield w
+    w.close(failed=getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
