@@ -1,6 +1,9 @@
 /* Flow control: readers that stop, windows and their budget, fairness, and peers that break the rules. */
 #include "tunnel/pair.h"
 
+/* A writer is called again when half of its queue has left: where the window ended in between, the queue stays a little under its maximum. */
+#define FULL(x) ((x)->s->out.n > LINK_SEND_MAX / 2 && (x)->s->out.n <= LINK_SEND_MAX)
+
 /* Eight readers stop; the other streams go on as if these were not there, and what the stopped ones hold stays within their windows. */
 static void test_stalled_readers(void **st)
 {
@@ -22,7 +25,7 @@ static void test_stalled_readers(void **st)
             writer[i] = at_opener ? &p.in[i] : stalled[i];
         }
         for (int i = 0; i < 8; i++)
-            UNTIL(&p, reader[i]->s->in.n == LINK_WINDOW_MIN && writer[i]->s->out.n == LINK_SEND_MAX);
+            UNTIL(&p, reader[i]->s->in.n == LINK_WINDOW_MIN && FULL(writer[i]));
         p.answer = 300000;
         p.answer_shut = true;
         p.in_stalled = false;
@@ -33,7 +36,7 @@ static void test_stalled_readers(void **st)
         }
         for (int i = 0; i < 8; i++) {
             assert_int_equal(reader[i]->s->in.n, LINK_WINDOW_MIN);  /* not a byte over what it was promised */
-            assert_int_equal(writer[i]->s->out.n, LINK_SEND_MAX);
+            assert_true(FULL(writer[i]));
         }
         assert_int_equal(p.budget.used, 0);
         for (int i = 0; i < 8; i++) {                               /* they can go on */
@@ -74,7 +77,7 @@ static void test_windows_grow(void **st)
         assert_true(most <= budgets[k]);
         assert_int_equal(widest, k == 0 ? LINK_WINDOW_MAX : LINK_WINDOW_MIN + budgets[k]);
         p.in[0].stalled = true;                                     /* what it may hold now is its window, and it is held to it */
-        UNTIL(&p, x->s->out.n == LINK_SEND_MAX && nghttp2_session_get_stream_remote_window_size(p.o.l->h2, x->s->id) == 0 && link_queued(p.o.l) == LINK_SEND_MAX);
+        UNTIL(&p, FULL(x) && nghttp2_session_get_stream_remote_window_size(p.o.l->h2, x->s->id) == 0 && link_queued(p.o.l) == x->s->out.n);
         for (int i = 0; i < 20; i++)
             ev_run_once(p.ev, 2);
         assert_true(p.in[0].s->in.n > 0 && p.in[0].s->in.n <= widest);
