@@ -52,7 +52,7 @@ static const struct conf_key keys[] = {
       .help = "From accepting a connection until it has said what it wants, TLS handshake included." },
     { .name = "connect-timeout", .type = CONF_DUR, .field = F(connect_ms), .dflt = "10s", .min = "100ms", .max = "10m", .arg = "TIME",
       .help = "From a client's request to the gateway's answer, with retries." },
-    { .name = "echo-interval", .type = CONF_DUR, .field = F(echo_ms), .dflt = "10s", .min = "100ms", .max = "10m", .arg = "TIME",
+    { .name = "echo-interval", .type = CONF_DUR, .field = F(echo_ms), .dflt = "10s", .min = "100ms", .max = "20s", .arg = "TIME",
       .help = "Pause between health checks through each link; one not answered in the same time ends the link." },
     { .name = "drain", .type = CONF_DUR, .field = F(drain_ms), .dflt = "30s", .min = "0", .max = "24h", .arg = "TIME", .help = "Time for streams to finish after SIGTERM." },
     { .name = "log.level", .type = CONF_ENUM, .field = F(log_level), .dflt = "info", .choices = "debug|info|warn|error", .arg = "LEVEL", .help = "Least important line shown." },

@@ -132,16 +132,33 @@ static int on_data_framed(nghttp2_session *h2, nghttp2_frame *frame, const uint8
     return 0;
 }
 
-/* A refusal has left: the opener need not send more. Not before, since nghttp2 would take the reset for a reason to drop the answer. */
+/* A refusal has left: the opener need not send more. Not before, since nghttp2 would take the reset for a reason to drop the answer. And where nghttp2 itself
+ * complains about the peer, the link ends: both ends are ours, so the peer is broken or hostile. */
 static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *ctx)
 {
-    (void)ctx;
-    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_RESPONSE || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+    struct link *l = ctx;
+    struct link_stream *s;
+    switch (frame->hd.type) {
+    case NGHTTP2_HEADERS:
+        if (frame->headers.cat != NGHTTP2_HCAT_RESPONSE || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+            return 0;
+        s = nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id);
+        if (s && !s->remote_end)
+            stream_rst(s, NGHTTP2_NO_ERROR);
         return 0;
-    struct link_stream *s = nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id);
-    if (s && !s->remote_end)
-        stream_rst(s, NGHTTP2_NO_ERROR);
-    return 0;
+    case NGHTTP2_GOAWAY:
+        if (frame->goaway.error_code != NGHTTP2_NO_ERROR)
+            link_fail(l, RC_PROTO, "the peer broke HTTP/2: %.*s (%s)", (int)(frame->goaway.opaque_data_len < 100 ? frame->goaway.opaque_data_len : 100),
+                      frame->goaway.opaque_data_len ? (const char *)frame->goaway.opaque_data : "", nghttp2_http2_strerror(frame->goaway.error_code));
+        return 0;
+    case NGHTTP2_RST_STREAM:        /* codes that this link never uses for its own resets, and that no race brings about */
+        if (frame->rst_stream.error_code == NGHTTP2_PROTOCOL_ERROR || frame->rst_stream.error_code == NGHTTP2_FLOW_CONTROL_ERROR
+            || frame->rst_stream.error_code == NGHTTP2_FRAME_SIZE_ERROR)
+            link_fail(l, RC_PROTO, "the peer broke HTTP/2 on a stream (%s)", nghttp2_http2_strerror(frame->rst_stream.error_code));
+        return 0;
+    default:
+        return 0;
+    }
 }
 
 nghttp2_data_provider stream_provider(struct link_stream *s)

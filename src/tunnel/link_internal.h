@@ -17,8 +17,8 @@
 #define LINK_AUTHORITY_MAX 262           /* 255 characters of name, ":65535", NUL */
 #define LINK_CLIENT_MAX 64
 #define LINK_CONTROL_MAX 2000            /* PING, SETTINGS, PRIORITY, unknown and empty DATA frames in one LINK_PING_MS */
-#define LINK_RESETS_BURST 10000          /* streams that the opener resets: a burst of so many, */
-#define LINK_RESETS_RATE 1000            /* then so many a second */
+#define LINK_RESETS_BURST (LINK_STREAMS_MAX + 10000)    /* streams that the opener resets: all at once, and as it goes so many, */
+#define LINK_RESETS_RATE 1000            /* with so many more a second */
 #define LINK_ACKS_MAX 1000               /* answers to PING and SETTINGS that wait for a peer that does not read */
 #define LINK_SETTINGS_MAX 32             /* entries of one SETTINGS frame */
 #define LINK_CONTINUATIONS_MAX 4

@@ -203,8 +203,14 @@ def external(program: str, *args: str, **env: str) -> None:
             row(p[0], p[1], p[2], float(p[3].rstrip("x")), p[4])
 
 
+def bench_tunnel() -> None:
+    sys.path.insert(0, str(ROOT / "tests/bench"))
+    import tunnel
+    tunnel.bench(BUILD, ROUNDS, row)
+
+
 BENCHES = {"bash": bench_bash, "files": bench_files, "sessions": bench_sessions, "memory": bench_memory,
-           "sandbox": lambda: external("sbx_bench"), "server": bench_server}
+           "sandbox": lambda: external("sbx_bench"), "server": bench_server, "tunnel": bench_tunnel}
 
 
 def main() -> None:

@@ -93,7 +93,8 @@ class MiniEdge:
         cert, key = ca.leaf("edge", dns=["localhost"], ips=["127.0.0.1"])
         self.p = subprocess.Popen([MINI_EDGE, cert, key], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.lines, self.cv = [], threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.gateways = int(self.wait("gateways ").split()[1])
         self.clients = int(self.wait("clients ").split()[1])
 
@@ -122,6 +123,7 @@ class MiniEdge:
     def stop(self):
         self.p.kill()
         self.p.wait()
+        self.reader.join(10)         # its pipe has ended
         self.p.stdin.close()
         self.p.stdout.close()
 

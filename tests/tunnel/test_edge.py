@@ -554,7 +554,7 @@ def test_connections_of_one_source(world):
 
 def test_limits_of_a_tunnel(world):
     backend = world.backend()
-    edge = world.edge("--max-links-per-tunnel", "2", "--max-streams-per-tunnel", "3", "--echo-interval", "10m")
+    edge = world.edge("--max-links-per-tunnel", "2", "--max-streams-per-tunnel", "3", "--echo-interval", "20s")
     world.accept(edge, backend, connections=2)
     late = world.accept(edge, backend, connections=1, up=False)
     late.wait()
