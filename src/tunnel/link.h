@@ -57,7 +57,8 @@ struct link_stream_ops {
     void (*on_reply)(void *ctx, struct link_stream *s, int status);          /* opener: the acceptor's answer; not 200: on_close follows */
     void (*on_readable)(void *ctx, struct link_stream *s);                   /* bytes or the end came: link_peek() */
     void (*on_writable)(void *ctx, struct link_stream *s);                   /* after link_write() took less than it was given */
-    void (*on_close)(void *ctx, struct link_stream *s, const struct err *why);   /* reset or the link died; once; not after link_stream_free() */
+    /* Reset or the link died; once; not after link_stream_free(). With link_eof() true: all bytes were delivered, then the other end left and reads no more. */
+    void (*on_close)(void *ctx, struct link_stream *s, const struct err *why);
 };
 /* A stream that was opened or attached has an owner, who calls link_stream_free() once: also after on_close (inside it or later), and also when the link is
  * gone. Until then every function here may be called; on a dead stream they do nothing. */

@@ -338,11 +338,10 @@ static void on_stream(void *ctx, struct link_stream *s)
 /* Reset, or the link died. After its bytes and their end were delivered it is only that the other end reads no more: the socket ends in good order. */
 static void on_stream_close(void *ctx, struct link_stream *s, const struct err *why)
 {
-    (void)s;
     struct end *x = ctx;
     struct relay *r = x->relay;
     const struct flow *out = x == &r->a ? &r->ab : &r->ba;
-    finish(r, false, !out->over, why);
+    finish(r, false, !out->eof && !link_eof(s), why);
 }
 
 static const struct link_stream_ops stream_ops = { .on_readable = on_stream, .on_writable = on_stream, .on_close = on_stream_close };
