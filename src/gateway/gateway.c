@@ -95,7 +95,7 @@ static void apply(struct gateway *g, struct setup *s)
         log_info("gateway.route", "what=%s host=%s upstream=%s kind=%s", "route configured", route_table_at(front_routes(g->front), i)->name,
                  route_table_at(front_routes(g->front), i)->leads_to, route_table_at(front_routes(g->front), i)->ops->name);
     look_at_leaf(g, tls);
-    watch_files(g->watch, conf_file(&gateway_program, g->argc, g->argv), &g->set);
+    watch_files(g->watch, conf_file(&gateway_program, g->argc, g->argv), &g->set, TAKE(s->stamps));
 }
 
 static bool same_list(const struct conf_list *a, const struct conf_list *b)
@@ -352,7 +352,7 @@ int gateway_main(int argc, char **argv)
     } else if (!quit) {
         raise_files();
         log_setup((enum log_level)s.set.log_level, (enum log_format)s.set.log_format, "gateway");
-        status = setup_build(g.ev, &s, &e) < 0 ? complain(EXIT_USAGE, &e) : run(&g, &s);
+        status = setup_build(g.ev, conf_file(&gateway_program, g.argc, g.argv), &s, &e) < 0 ? complain(EXIT_USAGE, &e) : run(&g, &s);
     }
     setup_done(&s);
     free_parts(&g);

@@ -8,6 +8,27 @@
 
 #define STAMPS_MAX (1 * MIB)
 
+/* ---- stamps ---- */
+
+/* "file: PATH" anywhere below (secret headers). */
+static void named_files(const struct conf_node *x, struct buf *out)
+{
+    if (x->kind == CONF_NODE_TEXT && x->key && x->text && str_eq(x->key, "file"))
+        file_stamp(out, x->text);
+    for (size_t i = 0; i < x->n; i++)
+        named_files(&x->child[i], out);
+}
+
+/* Of the files that `set` names. */
+static void stamp_files(const struct gateway_settings *set, struct buf *out)
+{
+    const char *const files[] = { set->cert_file, set->key_file, set->upstream_ca, set->upstream_cert, set->upstream_key };
+    for (size_t i = 0; i < COUNT_OF(files); i++)
+        file_stamp(out, files[i]);
+    if (set->routes)
+        named_files(&set->routes->root, out);
+}
+
 /* ---- one configuration ---- */
 
 static int build(struct ev *ev, const struct route_table *old_routes, struct env *old_env, bool no_tls, struct setup *s, struct err *e)
@@ -25,7 +46,12 @@ int setup_load(struct ev *ev, int argc, char **argv, const struct route_table *o
 {
     struct setup s = { .env = NULL };
     bool quit = false;
+    struct buf stamps;
+    buf_init(&stamps, STAMPS_MAX);
+    file_stamp(&stamps, conf_file(&gateway_program, argc, argv));
     int rc = conf_load(&gateway_program, argc, argv, &s.set, NULL, &quit, e);
+    stamp_files(&s.set, &stamps);        /* before they are read, so that a change meanwhile shows at the next look */
+    s.stamps = buf_take(&stamps, NULL);
     if (rc == RC_OK)
         rc = build(ev, old_routes, old_env, false, &s, e);
     if (rc < 0) {
@@ -50,7 +76,15 @@ int setup_text(struct ev *ev, const char *yaml, size_t n, bool no_tls, struct se
     return RC_OK;
 }
 
-int setup_build(struct ev *ev, struct setup *s, struct err *e) { return build(ev, NULL, NULL, false, s, e); }
+int setup_build(struct ev *ev, const char *settings_file, struct setup *s, struct err *e)
+{
+    struct buf stamps;
+    buf_init(&stamps, STAMPS_MAX);
+    file_stamp(&stamps, settings_file);
+    stamp_files(&s->set, &stamps);
+    s->stamps = buf_take(&stamps, NULL);
+    return build(ev, NULL, NULL, false, s, e);
+}
 
 void setup_done(struct setup *s)
 {
@@ -58,6 +92,7 @@ void setup_done(struct setup *s)
     env_unref(s->env);
     tls_ctx_free(s->tls);
     conf_free(&gateway_program, &s->set);
+    free(s->stamps);
     *s = (struct setup){ .env = NULL };
 }
 
@@ -73,32 +108,14 @@ struct watch {
     char *known, *seen;                  /* stamps: in force, and at the last look */
 };
 
-/* "file: PATH" anywhere below (secret headers). */
-static void named_files(const struct conf_node *x, struct buf *out)
-{
-    if (x->kind == CONF_NODE_TEXT && x->key && x->text && str_eq(x->key, "file"))
-        file_stamp(out, x->text);
-    for (size_t i = 0; i < x->n; i++)
-        named_files(&x->child[i], out);
-}
-
-static char *stamps(const struct watch *w)
-{
-    struct buf b;
-    buf_init(&b, STAMPS_MAX);
-    file_stamp(&b, w->file);
-    const char *const files[] = { w->set->cert_file, w->set->key_file, w->set->upstream_ca, w->set->upstream_cert, w->set->upstream_key };
-    for (size_t i = 0; i < COUNT_OF(files); i++)
-        file_stamp(&b, files[i]);
-    if (w->set->routes)
-        named_files(&w->set->routes->root, &b);
-    return buf_take(&b, NULL);
-}
-
 static void on_look(struct ev_timer *t)
 {
     struct watch *w = container_of(t, struct watch, timer);
-    char *now = stamps(w);
+    struct buf b;
+    buf_init(&b, STAMPS_MAX);
+    file_stamp(&b, w->file);
+    stamp_files(w->set, &b);
+    char *now = buf_take(&b, NULL);
     bool settled = w->seen && str_eq(w->seen, now), news = !str_eq(w->known, now);
     free(w->seen);
     w->seen = now;
@@ -119,13 +136,13 @@ struct watch *watch_new(struct ev *ev, void (*changed)(void *ctx), void *ctx)
     return w;
 }
 
-void watch_files(struct watch *w, const char *settings_file, const struct gateway_settings *set)
+void watch_files(struct watch *w, const char *settings_file, const struct gateway_settings *set, char *take_stamps)
 {
     w->file = settings_file;
     w->set = set;
     free(w->known);
     free(w->seen);
-    w->known = stamps(w);
+    w->known = take_stamps;
     w->seen = NULL;
     ev_timer_set(w->ev, &w->timer, RELOAD_LOOK_MS, on_look);
 }

@@ -148,7 +148,7 @@ def test_credentials(world):
 
 
 def test_unserved_parts_say_so(world):
-    for path in ("/v1/files", "/v1/skills", "/v1/vaults", "/v1/deployments", "/v1/memory_stores"):
+    for path in ("/v1/files", "/v1/skills", "/v1/deployments", "/v1/memory_stores"):
         r = world.api.get(path)
         assert r.status in (404, 501), (path, r.status)
         r.error(r.status)

@@ -15,7 +15,7 @@ def run(*args, env=None, timeout=30):
     return subprocess.run([BIN, *args], capture_output=True, text=True, timeout=timeout, env={**base, **(env or {})})
 
 
-@pytest.mark.parametrize("command", ["server", "worker", "dev", "key", "environment-key", "environment", "audit", "doctor", "completion"])
+@pytest.mark.parametrize("command", ["server", "worker", "dev", "key", "environment-key", "environment", "vault", "audit", "doctor", "completion"])
 def test_every_command_has_help(command):
     r = run(command, "--help")
     assert r.returncode == 0 and "Usage" in r.stdout and len(r.stdout) > 100 and not r.stderr

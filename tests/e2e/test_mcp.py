@@ -2,7 +2,10 @@
 import json
 import sys
 import threading
+import urllib.error
+import urllib.parse
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anthropic
 import pytest
@@ -395,3 +398,87 @@ def test_the_official_client(rig):
     result = next(e for e in seen if e.type == "agent.mcp_tool_result")
     assert (use.mcp_server_name, use.name, use.evaluated_permission) == ("docs", "add", "ask")
     assert result.mcp_tool_use_id == use.id and result.content[0].text == "21" and not result.is_error
+
+
+class TokenEndpoint:
+    """Gives `tokens` out, one a refresh; what it was asked is in `asked`."""
+
+    def __init__(self, *tokens):
+        self.tokens, self.asked, endpoint = list(tokens), [], self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                endpoint.asked.append(urllib.parse.parse_qs(self.rfile.read(int(self.headers["content-length"])).decode()))
+                ok = bool(endpoint.tokens)
+                data = json.dumps({"access_token": endpoint.tokens.pop(0), "token_type": "Bearer", "expires_in": 3600} if ok else {"error": "invalid_grant"}).encode()
+                self.send_response(200 if ok else 400)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def credential(self, url, access):
+        return {"type": "mcp_oauth", "mcp_server_url": url, "access_token": access,
+                "refresh": {"token_endpoint": f"http://127.0.0.1:{self.port}/token", "client_id": "c", "refresh_token": "r1", "token_endpoint_auth": {"type": "none"}}}
+
+
+@pytest.fixture
+def tokens():
+    made = []
+
+    def make(*values):
+        made.append(TokenEndpoint(*values))
+        return made[-1]
+
+    yield make
+    for t in made:
+        t.server.shutdown()
+        t.server.server_close()
+
+
+def vault(w, auth):
+    v = w.api.post("/v1/vaults", {"display_name": "v"}).ok()
+    w.api.post(f"/v1/vaults/{v['id']}/credentials", {"display_name": "c", "auth": auth}).ok()
+    return v["id"]
+
+
+def test_a_token_of_the_sessions_vault(rig, tmp_path):
+    (tmp_path / "token").write_text("secret-1")
+    w, m = rig("--token", str(tmp_path / "token"))
+    v = vault(w, {"type": "static_bearer", "mcp_server_url": m.url, "token": "secret-1"})
+    sid = w.session(plan([tool("mcp__demo__add", a=1, b=2)], ["Done."]), agent=agent(w, m), vault_ids=[v])
+    events = w.idle(sid)
+    assert text(of(events, "agent.mcp_tool_result")[0]) == "3"
+    assert "secret-1" not in w.server.proc.text() and "secret-1" not in json.dumps(events) + json.dumps(w.model.requests)
+    (tmp_path / "token").write_text("secret-2")
+    w.say(sid, plan(["Without."]))
+    e = of(w.idle(sid, after=1), "session.error")[0]["error"]
+    assert e["type"] == "mcp_authentication_failed_error" and "refused the credential" in e["message"]
+
+
+def test_an_oauth_token_is_refreshed(rig, tmp_path, tokens):
+    (tmp_path / "token").write_text("t2")
+    t = tokens("t2")
+    w, m = rig("--token", str(tmp_path / "token"), args=["--mcp-private-ok", f"127.0.0.1:{t.port}"])
+    v = vault(w, t.credential(m.url, "t1"))
+    sid = w.session(plan([tool("mcp__demo__add", a=1, b=2)], ["First."]), agent=agent(w, m), vault_ids=[v])
+    events = w.idle(sid)
+    assert text(of(events, "agent.mcp_tool_result")[0]) == "3" and not of(events, "session.error")
+    assert [a["refresh_token"] for a in t.asked] == [["r1"]] and t.asked[0]["grant_type"] == ["refresh_token"]
+    assert m.lines("calls") == ["add"]
+
+
+def test_a_refresh_that_fails(rig, tmp_path, tokens):
+    (tmp_path / "token").write_text("right")
+    t = tokens()
+    w, m = rig("--token", str(tmp_path / "token"), args=["--mcp-private-ok", f"127.0.0.1:{t.port}"])
+    sid = w.session(plan(["Alone."]), agent=agent(w, m), vault_ids=[vault(w, t.credential(m.url, "wrong"))])
+    e = of(w.idle(sid), "session.error")[0]["error"]
+    assert e["type"] == "mcp_authentication_failed_error" and e["mcp_server_name"] == "demo"

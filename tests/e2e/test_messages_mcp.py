@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
+import time
 
 import anthropic
 import pytest
@@ -309,3 +311,30 @@ def test_typescript_client(gate):
     out = json.loads(r.stdout)
     assert out["create"] == out["stream"] and [b["type"] for b in out["create"]] == ["mcp_tool_use", "mcp_tool_result", "text"]
     assert out["create"][1]["content"][0]["text"] == "7"
+
+
+def test_slow_reader(gate):
+    """Also between rounds: the provider waits for a client that does not read, and nothing is lost."""
+    sent, total = [], 40 * (300 + 2) + 3
+    gate.model.on_event = lambda index, n: sent.append(n)
+    body = json.dumps({"model": MODEL, "max_tokens": 5, "stream": True, "mcp_servers": [server(gate, "demo")], "tools": [{"type": "mcp_toolset", "mcp_server_name": "demo"}],
+                       "messages": user([tool("mcp__demo__add", a=1, b=1)], {"blocks": ["y" * 600000 for _ in range(40)], "piece": 2000})}).encode()
+    try:
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        s.connect(("127.0.0.1", gate.server.port))
+        s.sendall(f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gate.key}\r\nanthropic-beta: {B11}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_for(lambda: len(sent) > 100, why="the second round begins")
+        last = -1
+        while last != len(sent):            # until it stands still
+            last = len(sent)
+            time.sleep(0.5 * SLOW)
+        assert len(sent) < total * 0.9, (len(sent), total)
+        got = b""
+        while not got.endswith(b"0\r\n\r\n"):
+            piece = s.recv(1 << 20)
+            assert piece
+            got += piece
+        assert got.count(b"event: message_stop") == got.count(b"event: message_start") == 1 and got.count(b"text_delta") == 40 * 300
+    finally:
+        gate.model.on_event = None

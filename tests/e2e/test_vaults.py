@@ -1,5 +1,7 @@
 """Vaults, their credentials and OAuth refresh: the real server, the official SDK, a provider that rotates its tokens."""
 import json
+import os
+import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,7 @@ import anthropic
 import pytest
 
 from fake_oauth import Provider
-from harness import BIN, SLOW, plan, tool, wait_for
+from harness import BIN, ROOT, SLOW, plan, tool, wait_for
 
 ALLOW = {"enabled": True, "permission_policy": {"type": "always_allow"}}
 
@@ -388,6 +390,14 @@ def test_validate_by_the_sdk(w, provider):
     assert r.status == "valid" and r.type == "vault_credential_validation"
 
 
+def test_typescript(w, provider):
+    a, r = provider.grant()
+    out = subprocess.run([shutil.which("node"), str(ROOT / "tests/clients/ts/vaults.mjs"), provider.url + "/mcp/a", provider.url + "/token", a, r],
+                         env={**os.environ, "ANTHROPIC_API_KEY": w.key, "ANTHROPIC_BASE_URL": w.server.url}, capture_output=True, text=True, timeout=60 * SLOW)
+    assert out.returncode == 0, out.stderr
+    assert json.loads(out.stdout) == {"status": "valid", "metadata": {"k": "v"}, "duplicate": 409, "listed": 1, "archived": True, "deleted": "vault_deleted"}
+
+
 def test_validate_refreshes_on_401(w, provider):
     v, c = setup_one(w, provider)
     expire(provider)
@@ -489,6 +499,20 @@ def test_key_rotation_while_the_server_runs(w, provider):
     expire(provider)
     assert validate(w, v, c).ok()["status"] == "valid"
     assert_sealed(w, provider)
+
+
+def test_rewrap_of_tunnel_tokens(fresh, provider):
+    w = fresh(server_args=["--tunnel-domain", "tunnel.example.com"])
+    headers = {"anthropic-beta": "mcp-tunnels-2026-06-22"}
+    t = w.api.post("/v1/tunnels", {"display_name": "t"}, headers=headers).ok()["id"]
+    token = w.api.post(f"/v1/tunnels/{t}/reveal_token", headers=headers).ok()
+    outwork("vault", "key", "add", "--data", str(w.server.data))
+    assert "1 sealed anew, 0 cannot be opened" in outwork("vault", "rewrap", "--data", str(w.server.data)).stderr
+    key_file = w.server.data / "vault.key"
+    key_file.write_text(key_file.read_text().split("# Seals")[0])
+    assert w.server.stop() == 0
+    w.server.start()
+    assert w.api.post(f"/v1/tunnels/{t}/reveal_token", headers=headers).ok() == token
 
 
 def test_rewrap_says_what_it_cannot_open(w, provider):

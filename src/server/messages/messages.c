@@ -30,7 +30,7 @@ void messages_free(struct messages *m)
 
 size_t messages_running(const struct messages *m) { return m->n; }
 
-void exchange_free(struct exchange *x)
+void messages_exchange_free(struct exchange *x)
 {
     if (!list_empty(&x->link)) {
         list_del(&x->link);
@@ -51,7 +51,7 @@ static void begin(void *arg)
         struct err e;
         int rc = err_set(&e, RC_AGAIN, "Too many Messages requests are running; try again.");
         down_refuse(x->down, rc, NULL, &e);
-        exchange_free(x);
+        messages_exchange_free(x);
         return;
     }
     list_add_tail(&m->running, &x->link);
@@ -60,7 +60,7 @@ static void begin(void *arg)
     metric_add(&metric_messages_running, 1);
     metric_add(&metric_messages_total, 1);
     if (x->q.n_servers)
-        rounds_start(x);
+        messages_rounds_start(x);
     else
         messages_relay_start(x);
 }
@@ -108,7 +108,7 @@ int messages_start(struct messages *m, const struct messages_request *r, const c
     x->bytes = buf_len(&x->q.body);
     int rc = prepare(x, r, ret_error_type, e);
     if (rc < 0) {
-        exchange_free(x);
+        messages_exchange_free(x);
         return rc;
     }
     x->down = down_new(r);

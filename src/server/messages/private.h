@@ -99,10 +99,10 @@ struct exchange {
     void (*cancel)(struct exchange *x);      /* ends it, into nothing */
 };
 struct messages { struct messages_conf conf; struct list running; size_t n, bytes; };
-void exchange_free(struct exchange *x);      /* `down` must have ended */
+void messages_exchange_free(struct exchange *x);      /* `down` must have ended */
 
 /* ---- relay.c: a request passed through ---- */
 void messages_relay_start(struct exchange *x);
 
 /* ---- rounds.c: a request with MCP servers ---- */
-void rounds_start(struct exchange *x);
+void messages_rounds_start(struct exchange *x);

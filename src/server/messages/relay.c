@@ -27,7 +27,7 @@ static void over(struct relay *y)
 {
     struct exchange *x = y->x;
     relay_free(y);
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 static void cancel(struct exchange *x)

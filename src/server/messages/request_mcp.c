@@ -107,8 +107,8 @@ static int read_servers(struct request *q, struct slice text, struct err *e)
     AUTO_JS list = NULL;
     json_t *v;
     size_t i;
-    if (js_parse(text.p, text.n, SERVERS_TEXT_MAX, &list, e) < 0)
-        return err_wrap(e, RC_INVALID, "mcp_servers");
+    if (js_parse(text.p, text.n, SERVERS_TEXT_MAX, &list, NULL) < 0)         /* the reason could quote a token */
+        return err_set(e, RC_INVALID, "mcp_servers: a name is there twice, a text is not UTF-8, or it is larger than %zu bytes", SERVERS_TEXT_MAX);
     if (json_is_null(list))
         return RC_OK;
     if (!json_is_array(list) || json_array_size(list) > SERVERS_MAX)

@@ -83,7 +83,7 @@ static void cancel(struct exchange *x)
 {
     rounds_free(x->more);
     down_drop(x->down);
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 static void on_gone(void *ctx) { cancel(((struct rounds *)ctx)->x); }
@@ -122,7 +122,7 @@ static void fail(struct rounds *y, int rc, const char *type, const struct err *e
         rounds_free(y);
         down_refuse(x->down, rc, type ? kind : NULL, &copy);
     }
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 /* A provider's own answer that is no success, of the first round or not streamed: it is the client's. */
@@ -139,7 +139,7 @@ static void fail_provider(struct rounds *y, int status, const struct buf *body)
     down_answer(x->down, told, "application/json", buf_data(&lines), &out);
     buf_done(&out);
     buf_done(&lines);
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 static void finish(struct rounds *y, const char *stop_reason)
@@ -165,7 +165,7 @@ static void finish(struct rounds *y, const char *stop_reason)
         buf_done(&out);
         buf_done(&lines);
     }
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 /* ---- calls ---- */
@@ -378,7 +378,7 @@ static void fail_event(struct rounds *y)
     (void)flush(y);
     rounds_free(y);
     down_end(x->down);
-    exchange_free(x);
+    messages_exchange_free(x);
 }
 
 static void round_done(struct rounds *y, int rc, const struct err *why)
@@ -560,7 +560,7 @@ static void on_begin(struct ev_timer *t)
     all_connected(container_of(t, struct rounds, timer));
 }
 
-void rounds_start(struct exchange *x)
+void messages_rounds_start(struct exchange *x)
 {
     struct rounds *y = xcalloc(1, sizeof *y);
     struct down_events events = { .on_gone = on_gone, .on_room = on_room, .ctx = y };

@@ -20,7 +20,7 @@
 #define PROBE_ANSWER_MAX (1 * MIB)
 #define CONNECT_MS 10000
 #define SHOWN_MAX 4096                   /* bytes of a peer's answer in a validation */
-#define SAVE_TRIES 6                     /* of storing refreshed tokens, SAVE_RETRY_MS doubled each time */
+#define SAVE_TRIES 5                     /* of storing refreshed tokens, SAVE_RETRY_MS doubled each time */
 #define SAVE_RETRY_MS 200
 #define WAYS_MAX 8
 

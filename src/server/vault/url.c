@@ -4,7 +4,7 @@
 #include "http/url.h"
 #include "server/vault/vault.h"
 
-/* "https://h?x" and "https://h/?x" are one URL; http/url.h wants the slash. A trailing slash of the path goes, the query stays as it is. */
+/* "https://h?x" and "https://h/?x" are one URL; http/url.h wants the slash. Slashes at the end of the path go, the query stays as it is. */
 int vault_normalize_url(const char *url, struct buf *out, struct err *e)
 {
     struct http_url u;
@@ -17,7 +17,9 @@ int vault_normalize_url(const char *url, struct buf *out, struct err *e)
     size_t path = 0;
     while (path < u.target.n && u.target.p[path] != '?')
         path++;
-    size_t kept = path && u.target.p[path - 1] == '/' ? path - 1 : path;
+    size_t kept = path;
+    while (kept && u.target.p[kept - 1] == '/')
+        kept--;
     buf_printf(out, "%s://%s", u.tls ? "https" : "http", authority);
     (void)buf_put(out, u.target.p, kept);
     (void)buf_put(out, u.target.p + path, u.target.n - path);

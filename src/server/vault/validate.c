@@ -354,11 +354,13 @@ void vault_validate(struct vault *v, const char *vault_id, const char *credentia
     list_init(&x->wait.node);
     x->wait.cb = on_refreshed;
     list_add_tail(&v->validations, &x->node);
-    x->rc = ++v->n_validations > VALIDATIONS_MAX ? err_set(&x->e, RC_LIMIT, "%d credentials are being validated already", VALIDATIONS_MAX)
-          : v->draining ? err_set(&x->e, RC_CLOSED, "this server is stopping")
-          : jobs_add(v->c.jobs, look_job, x) < 0 ? err_set(&x->e, RC_LIMIT, "too much waits for the database") : RC_OK;
-    if (x->rc < 0)
+    int rc = ++v->n_validations > VALIDATIONS_MAX ? err_set(&x->e, RC_LIMIT, "%d credentials are being validated already", VALIDATIONS_MAX)
+           : v->draining ? err_set(&x->e, RC_CLOSED, "this server is stopping")
+           : jobs_add(v->c.jobs, look_job, x) < 0 ? err_set(&x->e, RC_LIMIT, "too much waits for the database") : RC_OK;
+    if (rc < 0) {        /* otherwise the job has `x`, and may have its own answer there by now */
+        x->rc = rc;
         ev_post(v->c.ev, looked, x);
+    }
 }
 
 void validate_end_all(struct vault *v, bool loop_ended)

@@ -107,7 +107,7 @@ static void test_unserved(void **state)
 {
     (void)state;
     assert_string_equal(route_unserved(HTTP_GET, SLICE("/v1/files")), "beta_files_list");
-    assert_string_equal(route_unserved(HTTP_POST, SLICE("/v1/vaults/v/credentials/c/archive")), "beta_vaults_credentials_archive");
+    assert_string_equal(route_unserved(HTTP_POST, SLICE("/v1/deployments/d/archive")), "beta_deployments_archive");
     assert_null(route_unserved(HTTP_GET, SLICE("/v1/nothing")));
     size_t served = 0;
     for (size_t i = 0; i < schema_known_n; i++) {

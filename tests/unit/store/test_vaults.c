@@ -177,8 +177,33 @@ static void rewrap(void **state)
     assert_memory_equal(get(f, "vlt_1", "c1").sealed, "new", 3);
 }
 
+static void rewrap_tokens(void **state)
+{
+    struct fix *f = *state;
+    struct store_tunnel_token *rows, k = { .tunnel_id = "tnl_1", .sealed = "old", .sealed_n = 3, .created_ms = T0, .expires_ms = -1 };
+    struct store_tunnel t = { .id = "tnl_1", .workspace_id = "w", .domain = "a.example.com", .created_ms = T0, .archived_ms = -1 };
+    size_t n;
+    k.id = "ttok_2";
+    fix_hash(k.hash, 2);
+    OK(f->o->tunnel->create(f->st, &t, &k, 10, &f->e));
+    k.id = "ttok_1";
+    fix_hash(k.hash, 1);
+    OK(f->o->tunnel->token_rotate(f->st, &k, T0 + 1, T0 + 1000, &f->e));      /* both are there: the overlap */
+    OK(f->o->tunnel->token_scan(f->st, f->a, NULL, 1, &rows, &n, &f->e));
+    assert_int_equal(n, 1);
+    assert_string_equal(rows[0].id, "ttok_1");
+    OK(f->o->tunnel->token_scan(f->st, f->a, "ttok_1", 10, &rows, &n, &f->e));
+    assert_int_equal(n, 1);
+    assert_string_equal(rows[0].id, "ttok_2");
+    OK(f->o->tunnel->token_reseal(f->st, "ttok_1", "old", 3, "new", 3, &f->e));
+    RC(RC_CONFLICT, f->o->tunnel->token_reseal(f->st, "ttok_1", "old", 3, "newer", 5, &f->e));
+    struct store_tunnel_token now;
+    OK(f->o->tunnel->token_current(f->st, f->a, "tnl_1", &now, &f->e));
+    assert_memory_equal(now.sealed, "new", 3);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { T(vaults), T(credentials), T(rewrap) };
+    const struct CMUnitTest tests[] = { T(vaults), T(credentials), T(rewrap), T(rewrap_tokens) };
     RUN_ALL(tests);
 }
