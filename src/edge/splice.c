@@ -39,9 +39,10 @@ static void on_dialled(void *ctx, struct link_stream *out, enum refusal why)
         stats_refused(why);
         link_reply(s->in, refusals[why].status);
     } else {
-        const struct relay_end from = { .stream = TAKE(s->in) };
+        struct link_stream *in = TAKE(s->in);
+        const struct relay_end from = { .stream = in };
         struct seat none = { 0 };
-        link_reply(from.stream, 200);
+        link_reply(in, 200);
         pass_start(s->e, &from, &none, out, s->host, s->client);
     }
     splice_free(s);
