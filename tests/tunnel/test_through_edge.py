@@ -66,3 +66,35 @@ def test_edge_drains_into_another_edge(world, ours):
     g.wait_log("edge.connected", 3)
     wait_for(lambda: len(re.findall(rf"edge.connected .*edge=127.0.0.1:{second.gateway} ", g.log)) >= 2, 20, "both connections end at the second edge")
     assert json.loads(get(second, ours, "/y").stdout)["path"] == "/y"
+
+
+def memory_holds(pid: int, what: bytes) -> bool:
+    """Whether `what` stands anywhere in the writable memory of a process."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as mem:
+        for line in maps:
+            at, mode = line.split()[:2]
+            if not mode.startswith("rw"):
+                continue
+            start, end = (int(x, 16) for x in at.split("-"))
+            if end - start > 1 << 30:         # a sanitizer's own map of memory
+                continue
+            try:
+                mem.seek(start)
+                if what in mem.read(end - start):
+                    return True
+            except (OSError, ValueError):     # [vvar] and the like
+                pass
+    return False
+
+
+def test_the_edge_never_holds_a_payload(world, ours):
+    """Neither what is asked nor what is answered is in the edge's memory, while the host name, which it may know, is: so the search does find things."""
+    edge = world.edge()
+    ours.gateway(edge)
+    marker = "payload-" + "c0ffee" * 8
+    got = json.loads(get(edge, ours, f"/{marker}", "-H", f"X-Secret: {marker}", "-X", "POST", "-d", marker * 20).stdout)
+    assert got["path"] == f"/{marker}"
+    for n in range(20):
+        get(edge, ours, f"/{marker}?{n}")
+    assert not memory_holds(edge.p.pid, marker.encode())
+    assert memory_holds(edge.p.pid, b"t1.tunnel.example")
