@@ -43,11 +43,18 @@ class World:
         return self.keep(Acceptor(edge, self.token if token == "" else token, to.port, *args, **kw))
 
     def close(self, failed):
+        """Everything, also when one of the things did not end well: that is told at the end."""
+        bad = []
         for x in reversed(self.things):
             if failed and hasattr(x, "text"):
                 print(f"---- {x.name} ----\n{x.text()[-6000:]}")
-            x.close()
+            try:
+                x.close()
+            except AssertionError as e:
+                bad.append(e)
         self.control.close()
+        if bad:
+            raise bad[0]
 
 
 @pytest.hookimpl(hookwrapper=True)
