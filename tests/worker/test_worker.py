@@ -352,6 +352,7 @@ def test_lost_lease_posts_nothing_and_stops_nothing(api, worker):
 def test_heartbeats_survive_faults_and_blocked_tools(api, worker):
     api.ttl = 4
     s, wid, w = served(api, worker)
+    api.wait_state(wid, "active")
     api.fail("POST", "heartbeat", 500, times=1)
     a = s.bash("sleep 9")
     api.wait_result(s, a, 20)
@@ -365,6 +366,7 @@ def test_heartbeats_survive_faults_and_blocked_tools(api, worker):
 def test_assumed_lost(api, worker):
     api.ttl = 2
     s, wid, w = served(api, worker)
+    api.wait_state(wid, "active")      # the first beat has told how long the lease lasts
     api.fail("POST", "heartbeat", 503, times=100)
     w.wait_log("session.end", 15)
     assert not api.seen("POST", f"{wid}/stop")
