@@ -30,10 +30,10 @@ static void raw_readable(void *ctx, struct link_stream *s)
 {
     struct slice in = link_peek(s);
     (void)ctx;
-    if (R.mode & 8)
-        link_consume(s, in.n);
     if (R.mode & 16)
         (void)link_write(s, in.p, in.n);
+    if (R.mode & 8)
+        link_consume(s, in.n);                                      /* `in` ends here */
     if (link_eof(s))
         link_shutdown(s);
 }
