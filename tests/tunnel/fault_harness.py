@@ -2,6 +2,7 @@
 CONNECT, TLS to the gateway, HTTP), watchers of streams, and a rig that kills and restarts each program at its old address."""
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -207,14 +208,15 @@ class Inner:
         doc = json.loads(b"".join(self.pieces()))
         assert (status, doc["n"], doc["sha"]) == (200, n, digest(ident, n)), (status, doc)
 
-    def download(self, ident: str, n: int):
-        import hashlib
+    def download(self, ident: str, n: int) -> int:
+        """The status; 200 only with exactly the right bytes."""
         self.send(self.head("GET", f"/blob?id={ident}&n={n}"))
         status, _ = self.reply()
         h = hashlib.sha256()
         for part in self.pieces():
             h.update(part)
-        assert (status, h.hexdigest()) == (200, digest(ident, n)), f"{ident}: {status}, the bytes are not those that were sent"
+        assert status != 200 or h.hexdigest() == digest(ident, n), f"{ident}: the bytes are not those that were sent"
+        return status
 
     def close(self):
         self.sock.close()
