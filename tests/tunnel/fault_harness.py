@@ -2,6 +2,7 @@
 CONNECT, TLS to the gateway, HTTP), watchers of streams, and a rig that kills and restarts each program at its old address."""
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -12,6 +13,7 @@ import socket
 import ssl
 import sys
 import threading
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -37,6 +39,16 @@ def new_id() -> str:
 
 def rss(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+
+
+def admin_port(g: Gateway) -> int:
+    """Of a gateway with `admin_listen: 127.0.0.1:0`."""
+    return int(re.search(r"gateway.admin .*listen=127.0.0.1:(\d+)", g.log)[1])
+
+
+def metric(g: Gateway, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin_port(g)}/metrics", timeout=10 * SLOW) as r:
+        return sum(float(l.rsplit(" ", 1)[1]) for l in r.read().decode().splitlines() if l.startswith(name) and l[len(name):][:1] in (" ", "{"))
 
 
 def fds(pid: int) -> int:
@@ -90,13 +102,18 @@ class UpstreamProcess:
 
 # ---- client ----
 
+@functools.cache
+def inner_context(ca: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca)
+
+
 class Inner:
     """The inner connection of a client: TLS under the customer's authority over a stream that the edge relays."""
 
     def __init__(self, stream: Stream, ca: str, host: str, handshake=True):
         self.stream, self.host, self.sock = stream, host, stream.sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = ssl.create_default_context(cafile=ca).wrap_bio(self.incoming, self.outgoing, server_hostname=host)
+        self.tls = inner_context(ca).wrap_bio(self.incoming, self.outgoing, server_hostname=host)
         self.buf = b""
         if handshake:
             self.step(self.tls.do_handshake)
@@ -347,16 +364,18 @@ class Rig:
         e.made = (args, kw)
         return e
 
-    def gateway(self, tunnel: Tunnel, edges, upstream, *, connections=2, more="", wrap=(), at=None, wait=True) -> Gateway:
+    def gateway(self, tunnel: Tunnel, edges, upstream, *, stuck=None, connections=2, more="", wrap=(), at=None, wait=True) -> Gateway:
+        """`upstream` as route docs, `stuck` as route stuck."""
         d = self.dir / f"gateway-{self.n}"
         self.n += 1
         d.mkdir()
         where = at or [f"{self.address}:{e.gateway}" for e in edges]
         config = (f"tunnel_domain: {tunnel.domain}\ntls: {{cert_file: {tunnel.cert}, key_file: {tunnel.key}}}\n"
-                  f"routes:\n  docs: http://{upstream.host}:{upstream.port}\nupstream: {{allowed_ips: [\"{upstream.host}\"]}}\n"
+                  f"routes:\n  docs: http://{upstream.host}:{upstream.port}\n" + (f"  stuck: http://{stuck.host}:{stuck.port}\n" if stuck else "") +
+                  f"upstream: {{allowed_ips: [\"{upstream.host}\"]}}\n"
                   f"edge: [{', '.join(chr(34) + w + chr(34) for w in where)}]\nedge_ca: {self.keys.ca_crt}\nconnections: {connections}\ntoken_file: {tunnel.token_file}\n{more}")
         g = Gateway(d, config, wait=False, wrap=wrap)
-        g.made = (tunnel, edges, upstream, dict(connections=connections, more=more, wrap=wrap, at=at))
+        g.made = (tunnel, edges, upstream, dict(stuck=stuck, connections=connections, more=more, wrap=wrap, at=at))
         self.gateways.append(g)
         if wait:
             g.wait_log("edge.connected", connections)
