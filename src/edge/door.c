@@ -206,7 +206,10 @@ static void on_accept(struct ev_io *io, unsigned got)
     (void)got;
     struct door *d = container_of(io, struct door, io);
     for (int i = 0; i < DOOR_ACCEPT_TURN; i++) {
-        if (!room(d) && !make_room(d)) {
+        bool full = !room(d);
+        if (full && i > 0)
+            return;                     /* whether another one waits is told by the loop: no room is made for nobody */
+        if (full && !make_room(d)) {
             pause_accept(d);
             return;
         }

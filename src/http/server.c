@@ -76,7 +76,10 @@ static void on_accept(struct ev_io *io, unsigned got)
     struct http_server *s = container_of(io, struct http_server, listen_io);
     atomic_store_explicit(&s->loop_thread, pthread_self(), memory_order_relaxed);
     for (int i = 0; i < ACCEPT_TURN; i++) {
-        if (s->n_conns >= s->conf.limits.conns_max && !make_room(s)) {
+        bool full = s->n_conns >= s->conf.limits.conns_max;
+        if (full && i > 0)
+            return;                                 /* whether another one waits is told by the loop: no room is made for nobody */
+        if (full && !make_room(s)) {
             s->full = true;
             ev_io_want(io, 0);                      /* the next ones wait in the backlog */
             ev_timer_set(s->ev, &s->accept_timer, ACCEPT_PAUSE_MS, on_accept_again);
