@@ -3,12 +3,13 @@
 #include "store/sqlite/sqlite.h"
 
 #define CONNECTOR_KEEP_MS INT64_C(86400000)
-#define EDGE_COLS "d.id, d.address, d.version, d.draining, d.seen_ms"
+#define EDGE_COLS "d.id, d.key_id, d.address, d.version, d.draining, d.seen_ms"
 
 static struct store_edge edge_row(struct row *r)
 {
     struct store_edge d = { 0 };
     d.id = row_text(r);
+    d.key_id = row_text(r);
     d.address = row_text(r);
     d.version = row_text(r);
     d.draining = row_int(r) != 0;
@@ -22,15 +23,18 @@ static void read_edge(struct row *r, void *ret, const void *ctx)
     *(struct store_edge *)ret = edge_row(r);
 }
 
-struct seen { const struct store_edge *d; const struct store_connector *c; size_t n; };
+struct seen { const struct store_edge *d; int64_t since_ms; const struct store_connector *c; size_t n; };
 
 static int edge_seen_tx(struct tx *t, void *arg, struct err *e)
 {
     const struct seen *s = arg;
     const struct store_edge *d = s->d;
-    TRY(db_run(t->db, e, "INSERT INTO edges(id, address, version, draining, seen_ms) VALUES(?, ?, ?, ?, ?) ON CONFLICT(id) DO UPDATE"
-               " SET address = excluded.address, version = excluded.version, draining = excluded.draining, seen_ms = excluded.seen_ms",
-               "sssdi", d->id, d->address, d->version, (int)d->draining, d->seen_ms));
+    TRY(db_run(t->db, e, "INSERT INTO edges(id, key_id, address, version, draining, seen_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT(id) DO UPDATE"
+               " SET key_id = excluded.key_id, address = excluded.address, version = excluded.version, draining = excluded.draining, seen_ms = excluded.seen_ms"
+               " WHERE edges.key_id = ?2 OR edges.seen_ms < ?7 OR NOT EXISTS(SELECT 1 FROM keys k WHERE k.id = edges.key_id AND k.revoked_ms IS NULL)",
+               "ssssdii", d->id, d->key_id, d->address, d->version, (int)d->draining, d->seen_ms, s->since_ms));
+    if (db_changes(t->db) == 0)
+        return err_set(e, RC_CONFLICT, "edge '%s' is there with another edge key", d->id);
     TRY(db_run(t->db, e, "UPDATE connectors SET connections = 0 WHERE edge_id = ? AND connections > 0", "s", d->id));
     /* One of an unknown tunnel is passed over: it must not keep the others from being seen. */
     for (size_t i = 0; i < s->n; i++) {
@@ -44,14 +48,14 @@ static int edge_seen_tx(struct tx *t, void *arg, struct err *e)
     return db_run(t->db, e, "DELETE FROM edges WHERE seen_ms < ?", "i", d->seen_ms - CONNECTOR_KEEP_MS);
 }
 
-int sqlite_edge_seen(struct store *st, const struct store_edge *d, const struct store_connector *c, size_t n, struct err *e)
+int sqlite_edge_seen(struct store *st, const struct store_edge *d, int64_t since_ms, const struct store_connector *c, size_t n, struct err *e)
 {
-    if (!d->id || !d->address || !d->version)
-        return err_set(e, RC_INVALID, "an edge needs id, address and version");
+    if (!d->id || !d->key_id || !d->address || !d->version)
+        return err_set(e, RC_INVALID, "an edge needs id, key, address and version");
     for (size_t i = 0; i < n; i++)
         if (!c[i].id || !c[i].tunnel_id || !c[i].token_id || !c[i].version || !c[i].remote_address)
             return err_set(e, RC_INVALID, "a connector needs id, tunnel, token, version and address");
-    struct seen s = { d, c, n };
+    struct seen s = { d, since_ms, c, n };
     return writer_run(sqlite_of(st), edge_seen_tx, &s, e);
 }
 

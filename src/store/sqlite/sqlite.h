@@ -89,7 +89,7 @@ extern const struct store_ops sqlite_ops;
 extern const struct store_tunnel_ops sqlite_tunnel_ops;
 extern const struct store_vault_ops sqlite_vault_ops;
 
-int sqlite_edge_seen(struct store *st, const struct store_edge *d, const struct store_connector *c, size_t n, struct err *e);
+int sqlite_edge_seen(struct store *st, const struct store_edge *d, int64_t since_ms, const struct store_connector *c, size_t n, struct err *e);
 int sqlite_edge_for(struct store *st, struct arena *a, const char *tunnel_id, int64_t since_ms, struct store_edge **ret, size_t *ret_n, struct err *e);
 int sqlite_edge_list(struct store *st, struct arena *a, struct store_edge **ret, size_t *ret_n, struct err *e);
 int sqlite_connector_list(struct store *st, struct arena *a, const char *tunnel_id, struct store_connector **ret, size_t *ret_n, struct err *e);
