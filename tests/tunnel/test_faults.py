@@ -40,8 +40,9 @@ class Field:
         self.t1, self.t2, self.t3 = rig.tunnel("t1"), rig.tunnel("t2"), rig.tunnel("t3")
         self.upstream, self.other = rig.upstream(), rig.upstream()
         self.edge, self.other_edge = rig.edge(), rig.edge()
-        self.gateway = rig.gateway(self.t1, [self.edge], self.upstream)
-        rig.gateway(self.t2, [self.edge], self.other)                 # the same edge
+        # Their waits double with each kill (up to 30 s, random); of four connections one is back soon.
+        self.gateway = rig.gateway(self.t1, [self.edge], self.upstream, connections=4)
+        rig.gateway(self.t2, [self.edge], self.other, connections=4)  # the same edge
         rig.gateway(self.t3, [self.other_edge], self.other)           # nothing in common
 
     def bystanders(self, victim):
