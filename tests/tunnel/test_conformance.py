@@ -6,12 +6,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edge_harness import curl_through
-from stack import ROOT, SLOW, Stack, Upstream, python_server
+from stack import BIN, ROOT, SLOW, Stack, Upstream, python_server
 
 TS = ROOT / "tests/tunnel/ts"
 NODE = next(TS.glob("node_modules/node-linux-*/bin/node"), "node")      # the suite needs a newer one than Debian has
@@ -75,3 +76,23 @@ def test_another_host_is_refused(stack):
     for headers, status in ((["Host: evil.example.com"], 421), (["Host: localhost"], 421), ([f"Host: everything.{stack.domain}"], 421), (["Origin: http://evil.example.com"], 403), ([], 400)):
         r = curl_through(stack.edge, stack.ca, "-o", os.devnull, "-w", "%{http_code}", *(a for h in headers for a in ("-H", h)), stack.url("python"))
         assert r.stdout == str(status), (headers, r.stdout)
+
+
+# ---- the other way round: this server's own MCP client, in the agent loop ----
+
+CLIENT = f"{sys.executable} {ROOT / 'tests/tunnel/conformance_client.py'}"
+
+
+@pytest.mark.parametrize("scenario", ["initialize", "tools_call", "sse-retry", "request-metadata", "http-standard-headers", "http-custom-headers", "http-invalid-tool-headers",
+                                      "json-schema-ref-no-deref", "json-schema-2020-12-preservation"])
+def test_our_client(tmp_path, scenario):
+    """Scenarios of what this client does: no OAuth of its own (credentials come from vaults), no elicitation (nobody is there to be asked)."""
+    r = subprocess.run([NODE, SUITE, "client", "--command", CLIENT, "--scenario", scenario, "--timeout", str(int(60000 * SLOW)), "-o", tmp_path], capture_output=True, text=True,
+                       timeout=100 * SLOW, env={**node_env(), "OUTWORK_BIN": BIN, "OUTWORK_SLOW": str(SLOW)})
+    found = [json.loads(f.read_text()) for f in tmp_path.glob(f"{scenario}-*/checks.json")]
+    assert len(found) == 1, r.stdout[-3000:] + r.stderr[-3000:]
+    said = "\n".join(f.read_text() for f in tmp_path.glob(f"{scenario}-*/std*.txt"))
+    # "slightly late" is about how busy this machine is
+    bad = [c for c in found[0] if c["status"] in ("FAILURE", "WARNING") and not (c["id"] == "client-sse-retry-timing" and not c["details"]["tooEarly"])]
+    assert not bad, json.dumps(bad, indent=1)[:4000] + said[-3000:]
+    assert any(c["status"] == "SUCCESS" for c in found[0]) and "CLIENT EXITED WITH ERROR" not in r.stdout, r.stdout[-2000:] + said[-3000:]
