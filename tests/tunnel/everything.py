@@ -273,14 +273,27 @@ def test_custom_headers(region: Annotated[str, Field(json_schema_extra={"x-mcp-h
 
 # ---- more than the suite asks for ----
 
+taken = 0
+
+
 @server.tool()
-async def long_stream(seconds: float, ctx: Context) -> str:
-    """Says something every tenth of a second, for so long."""
-    n = int(seconds * 10)
-    for i in range(n):
-        await ctx.report_progress(i + 1, n)
-        await asyncio.sleep(0.1)
+async def steps(n: int, ctx: Context) -> str:
+    """Reports each of n steps, and takes the next one when `step` has been called: a stream that is as long as its reader wants."""
+    global taken
+    taken = 0
+    for i in range(1, n + 1):
+        await ctx.report_progress(i, n)
+        while taken < i:
+            await asyncio.sleep(0.01)
     return f"{n} steps"
+
+
+@server.tool()
+def step() -> str:
+    """Lets `steps` go on."""
+    global taken
+    taken += 1
+    return "taken"
 
 
 @server.tool()

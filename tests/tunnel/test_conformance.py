@@ -12,23 +12,13 @@ from pathlib import Path
 import pytest
 
 from edge_harness import curl_through
-from stack import BIN, ROOT, SLOW, Stack, Upstream, python_server
+from stack import BIN, ROOT, SLOW, Stack, python_server
+from typescript import NODE, TS, everything_server, node_env
 
-TS = ROOT / "tests/tunnel/ts"
-NODE = next(TS.glob("node_modules/node-linux-*/bin/node"), "node")      # the suite needs a newer one than Debian has
 SUITE = TS / "node_modules/@modelcontextprotocol/conformance/dist/index.js"
-SHOW_PORT = ("import http from 'node:http'; const listen = http.Server.prototype.listen; http.Server.prototype.listen = function (...a) {"
-             " this.once('listening', () => console.log('port', this.address().port)); return listen.apply(this, a); };")
-
 # Some of the suite's checks write requests with http.request whatever the URL's scheme is.
 TLS_TOO = ("import http from 'node:http'; import https from 'node:https'; const plain = http.request; http.request = function (o, ...a) {"
            " return o.hostname?.endsWith('.tunnel.example.com') ? https.request(o, ...a) : plain.call(http, o, ...a); };")
-
-
-def node_env(stack=None):
-    """`stack`: names below the tunnel's domain are reached by the edge, and only the registered authority is trusted for them."""
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
-    return {**env, "NODE_USE_ENV_PROXY": "1", "HTTPS_PROXY": stack.relay.url, "NODE_EXTRA_CA_CERTS": stack.ca} if stack else env
 
 
 def suite(out: Path, url, revision, env) -> dict[str, list[tuple]]:
@@ -45,8 +35,7 @@ def suite(out: Path, url, revision, env) -> dict[str, list[tuple]]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    everything = Upstream([NODE, "--import", "data:text/javascript," + SHOW_PORT, TS / "node_modules/@modelcontextprotocol/server-everything/dist/index.js", "streamableHttp"],
-                          name="typescript-everything", env={"PORT": "0"})
+    everything = everything_server("streamableHttp")
     python = python_server()
     s = Stack(tmp_path_factory.mktemp("stack"), {"python": f"http://127.0.0.1:{python.port}", "everything": f"http://127.0.0.1:{everything.port}"})
     s.direct = {"python": f"http://127.0.0.1:{python.port}/mcp", "everything": f"http://127.0.0.1:{everything.port}/mcp"}
