@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 from edge_harness import Edge, Keys  # noqa: E402
 from fake_model import FakeModel  # noqa: E402
 from gw_harness import Gateway  # noqa: E402
-from harness import BIN, ROOT, SLOW, Api, Process, Server, World, wait_for  # noqa: E402
+from harness import BIN, MODEL, ROOT, SLOW, Api, Process, Server, World, plan, tool, wait_for  # noqa: E402, F401
 from schema import Spec  # noqa: E402
 
 
@@ -79,12 +79,13 @@ class Stack(World):
                            "edge": [f"127.0.0.1:{self.edge.gateway}"], "edge_ca": self.keys.ca_crt, "connections": 2, "upstream": {"allowed_ips": ["127.0.0.1"]},
                            "routes": routes, **more})
 
-    def start_gateway(self, routes, **more) -> Gateway:
+    def start_gateway(self, routes, wait=True, **more) -> Gateway:
         d = self.tmp / f"gw{len(self.things)}"
         d.mkdir()
         g = Gateway(d, self.config(routes, **more), wait=False)
         self.things.append(g)
-        g.wait_log("edge.connected", 2)
+        if wait:
+            g.wait_log("edge.connected", 2)
         return g
 
     def url(self, route, path="/mcp") -> str:
