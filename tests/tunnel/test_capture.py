@@ -95,7 +95,7 @@ def forms(text: str):
 
 
 def test_no_payload_on_either_side_of_the_edge(stack, tmp_path):
-    mark = {w: f"{w}-{secrets.token_hex(16)}" for w in ("path", "header", "bearer", "request", "tool", "answer", "message")      # "message" is the model's, and never goes this way}
+    mark = {w: f"{w}-{secrets.token_hex(16)}" for w in ("path", "header", "bearer", "request", "tool", "answer", "message")}      # "message" is the model's: it never goes this way
     control, tail = f"control-{secrets.token_hex(16)}", f"tail-{secrets.token_hex(16)}"
     cap = Capture(tmp_path / "edge.pcap", [stack.edge.provider, stack.edge.gateway, stack.edge.admin, stack.relay.port, *stack.inside])
     try:
