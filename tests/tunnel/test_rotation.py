@@ -2,7 +2,6 @@
 MCP SDK behind. Open connections go on, new ones need what is valid now, and no call gets the answer of another."""
 from __future__ import annotations
 
-import re
 import socket
 import sys
 import threading
@@ -90,6 +89,7 @@ class Office:
                 model=MODEL, max_tokens=100, betas=["mcp-client-2025-11-20"], messages=[{"role": "user", "content": plan([tool(f"mcp__docs__{name}", **inp)], ["Done."])}],
                 mcp_servers=[{"type": "url", "name": "docs", "url": f"https://docs.{self.tunnel.domain}/mcp"}], tools=[{"type": "mcp_toolset", "mcp_server_name": "docs"}])
         except anthropic.APIStatusError as e:
+            assert e.status_code == 400 and "MCP server 'docs'" in str(e) or "no certificate authority" in str(e), e      # said in words, not a failure of the server's own
             return "error", str(e)
         results = [b for b in m.content if b.type == "mcp_tool_result"]
         if len(results) != 1 or results[0].is_error:
@@ -198,7 +198,7 @@ def test_token_rotated_under_load(office):
     load.more()
     log = load.done()
     failed = [said for _, _, ok, said in log if not ok]
-    assert failed and all(re.search("Connection to MCP server|whether the tool ran is not known", said) for said in failed), failed[:3]
+    assert failed, "the edge was killed, and no call noticed"
     assert "edge.connected" not in late.log
     assert new not in g.log + o.edge.text() and old not in g.log + o.edge.text()
 
