@@ -192,6 +192,15 @@ static void faults(void *arg)
     sim_after(500 + sim_below(30000), faults, NULL);
 }
 
+_Noreturn static void never_rests(void)
+{
+    size_t i = world_unsettled();
+    if (i == SIZE_MAX)
+        sim_fail("all has ended, and the server is still at work");
+    struct sim_session *n = &sim_session[i];
+    sim_fail("%s does not come to rest: %s %s at position %lld (%s)", n->id, n->status, n->stop, (long long)n->last_seq, n->n ? n->ev[n->n - 1].type : "nothing");
+}
+
 uint64_t sim_run(const struct sim_conf *c)
 {
     free(s.jobs.v);
@@ -209,16 +218,16 @@ uint64_t sim_run(const struct sim_conf *c)
     sim_after(sim_below(20000), faults, NULL);
     uint64_t seen = 0;
     int64_t rest_ms = 0;
-    for (; sim_now_ms() < SIM_MS_MAX; s.steps++) {
-        if (s.steps > STEP_MAX)
-            sim_fail("it goes round in circles");
+    for (;; s.steps++) {
+        if (s.steps > STEP_MAX || sim_now_ms() > SIM_MS_MAX)
+            never_rests();
         step();
         if (server_writes() != seen) {
             seen = server_writes();
             check_all();
             rest_ms = sim_now_ms();
         }
-        if (!sim_faults() && sim_server.up && world_settled() && sim_now_ms() - rest_ms > 90000)    /* longer than any lease and delay */
+        if (!sim_faults() && sim_server.up && world_unsettled() == SIZE_MAX && sim_now_ms() - rest_ms > 90000)    /* longer than any lease and delay */
             break;
     }
     check_end();

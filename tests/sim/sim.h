@@ -56,7 +56,7 @@ void sim_model_reset(void);          /* another run begins */
 /* ---- world.c: clients and workers. Requests reach the server later, not at all or twice; so do answers. ---- */
 void world_start(void);
 void world_kill_worker(void);
-bool world_settled(void);            /* every client has said all it wanted to */
+size_t world_unsettled(void);        /* a session that has not come to its end, or whose client has more to say; SIZE_MAX: none */
 
 /* ---- check.c ---- */
 enum sim_kind { K_OTHER, K_CALL, K_CALL_CUSTOM, K_RESULT, K_CONFIRM };

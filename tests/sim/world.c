@@ -320,12 +320,13 @@ static bool did(const struct worker *w, const char *id)
     return false;
 }
 
-static const struct sim_event *next_call(const struct worker *w)
+/* `rude`: also one that was not allowed yet, which must be refused. */
+static const struct sim_event *next_call(const struct worker *w, bool rude)
 {
     const struct sim_session *s = &sim_session[w->session];
     for (size_t i = 0; i < s->n; i++) {
         const struct sim_event *v = &s->ev[i];
-        if (v->kind == K_CALL && !v->answered && (!v->ask || v->allowed) && !did(w, v->id))
+        if (v->kind == K_CALL && !v->answered && (!v->ask || v->allowed || rude) && !did(w, v->id))
             return v;
     }
     return NULL;
@@ -342,7 +343,7 @@ static void on_result(const struct call *c)
         return;
     }
     w->busy = false;
-    if (!passing && w->n_done < DONE_MAX)
+    if (!passing && w->n_done < DONE_MAX && c->call_id[0])
         memcpy(w->done[w->n_done++].id, c->call_id, ID_MAX);
 }
 
@@ -358,7 +359,8 @@ static void run(struct worker *w, const struct sim_event *v)
 {
     struct call c = call_of(w, serve_event, on_result);
     w->busy = true;
-    memcpy(c.call_id, v->id, sizeof c.call_id);
+    if (!v->ask || v->allowed)
+        memcpy(c.call_id, v->id, sizeof c.call_id);
     (void)snprintf(c.body, sizeof c.body, "[{\"type\":\"user.tool_result\",\"tool_use_id\":\"%s\",\"content\":[{\"type\":\"text\",\"text\":\"ran %ld\"}]}]", v->id, v->number);
     sim_trace("worker %d: runs %ld", c.who, v->number);
     travel(&c, 1 + (int64_t)sim_below(sim_faults() && sim_chance(100) ? 40000 : 1500), run_done);
@@ -371,10 +373,14 @@ static void look(void *arg)
     if (!w || w->duty != D_SERVE)
         return;
     const struct sim_session *s = &sim_session[w->session];
-    const struct sim_event *v = w->busy || !sim_server.up ? NULL : next_call(w);
+    const struct sim_event *v = w->busy || !sim_server.up ? NULL : next_call(w, sim_faults() && sim_chance(50));
     bool over = str_eq(s->status, "terminated") || (str_eq(s->status, "idle") && !str_eq(s->stop, "requires_action"));
     if (sim_now_ms() > w->lease_ms) {
         let_go(w, 100);
+        return;
+    }
+    if (sim_faults() && sim_chance(4)) {         /* told to end: it gives the session back, whatever is open */
+        stop(w);
         return;
     }
     if (v)
@@ -506,13 +512,13 @@ void world_start(void)
         let_go(&workers[i], sim_below(3000));
 }
 
-bool world_settled(void)
+size_t world_unsettled(void)
 {
     for (size_t i = 0; i < sim_n_sessions; i++) {
         const struct sim_session *s = &sim_session[i];
         bool over = str_eq(s->status, "terminated") || ((!s->status[0] || (str_eq(s->status, "idle") && !str_eq(s->stop, "requires_action"))) && !clients[i].archive);
         if (clients[i].messages > 0 || !over)
-            return false;
+            return i;
     }
-    return true;
+    return SIZE_MAX;
 }
