@@ -280,7 +280,7 @@ static void finish(struct link *l)
         for (size_t n; buf_len(&l->out) > 0 && pipe_write(l, buf_data(&l->out), buf_len(&l->out), &n, &e) == RC_OK;)
             buf_consume(&l->out, n);
     }
-    log_debug("link.end", "role=%s rc=%s streams=%zu reason=%s", l->role == LINK_OPENER ? "opener" : "acceptor", rc_name(l->why.rc), l->n_streams, l->why.msg);
+    log_debug("link.end", "as=%s rc=%s streams=%zu reason=%s", l->role == LINK_OPENER ? "opener" : "acceptor", rc_name(l->why.rc), l->n_streams, l->why.msg);
     part_streams(l, &l->why);
     if (!l->gone)
         l->ops->on_end(l->ctx, l, &l->why);
