@@ -62,6 +62,7 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
 {
     char host[ROUTE_NAME_MAX + 8], until[RFC3339_MAX] = "?";
     int64_t now = clock_now_ms();
+    struct err e = { 0 };
     g->not_before_ms = g->not_after_ms = 0;
     (void)tls_ctx_validity(tls, &g->not_before_ms, &g->not_after_ms);
     rfc3339_format(g->not_after_ms, until);
@@ -69,6 +70,8 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
         log_error("gateway.certificate", "file=%s expired=%s why=%s", g->set.cert_file, until, "clients refuse it: renew it");
     else if (g->not_after_ms - now < EXPIRY_SOON_MS)
         log_warn("gateway.certificate", "file=%s expires=%s", g->set.cert_file, until);
+    if (g->not_after_ms > now && tls_ctx_leaf(tls, now, &e) < 0)
+        log_warn("gateway.certificate", "file=%s why=%s", g->set.cert_file, e.msg);
     for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++) {
         const struct route *r = route_table_at(front_routes(g->front), i);
         bool whole = strchr(r->name, '.') != NULL;

@@ -141,7 +141,7 @@ static void on_call(struct http_req *r, int64_t id)
     static const char ok[] = "{\"content\":[{\"type\":\"text\",\"text\":\"done\"}]}";
     n_calls++;
     if (script == RESUMED)
-        say(r, 200, "text/event-stream", NULL, "id: ev-1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"id\":%lld}}\n\n", (long long)id);
+        say(r, 200, "text/event-stream", NULL, "retry: 900\nid: ev-1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"id\":%lld}}\n\n", (long long)id);
     else if (script == BROKEN)
         say(r, 200, "text/event-stream", NULL, ": nothing more\n\n");
     else if (script == ASKING)
@@ -446,8 +446,10 @@ static void test_streams(void **state)
 {
     (void)state;
     connect_now(RESUMED, false);                     /* the call is request 4: discover, initialize, tools/list before it */
+    int64_t began = clock_mono_ms();
     call_now("{}");
     assert_string_equal(got.content, "[{\"type\":\"text\",\"text\":\"resumed\"}]");
+    assert_true(clock_mono_ms() - began >= 900);     /* when the server says */
     assert_true(n_calls == 1 && n_resumed == 1);
     mcp_session_free(conn.s);
     connect_now(BROKEN, false);
