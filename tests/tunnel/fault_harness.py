@@ -393,12 +393,18 @@ class Rig:
                   f"routes:\n  docs: http://{upstream.host}:{upstream.port}\n" + (f"  stuck: http://{stuck.host}:{stuck.port}\n" if stuck else "") +
                   f"upstream: {{allowed_ips: [\"{upstream.host}\"]}}\n"
                   f"edge: [{', '.join(chr(34) + w + chr(34) for w in where)}]\nedge_ca: {self.keys.ca_crt}\nconnections: {connections}\ntoken_file: {tunnel.token_file}\n{more}")
+        ready = self.ready_links()
         g = Gateway(d, config, wait=False, wrap=wrap)
         g.made = (tunnel, edges, upstream, dict(stuck=stuck, connections=connections, more=more, wrap=wrap, at=at))
         self.gateways.append(g)
         if wait:
             g.wait_log("edge.connected", connections)
+            wait_for(lambda: self.ready_links() >= ready + connections, why="the edge can open streams")
         return g
+
+    def ready_links(self) -> int:
+        """How many links the edges have ever been able to open streams on: a round trip after the gateway has called itself connected."""
+        return sum(e.text().count('"edge.gateway_ready"') for e in self.edges)
 
     def gateway_again(self, old: Gateway, wait=True) -> Gateway:
         tunnel, edges, upstream, kw = old.made

@@ -105,7 +105,10 @@ class Delay:
         except OSError:
             w.close()
             return
-        await asyncio.gather(self.one_way(r, w2), self.one_way(r2, w))
+        try:
+            await asyncio.gather(self.one_way(r, w2), self.one_way(r2, w))
+        except asyncio.CancelledError:           # close()
+            pass
 
     async def one_way(self, r, w):
         q: asyncio.Queue = asyncio.Queue(256)            # of up to 64 KiB: the bytes that are on their way

@@ -71,7 +71,7 @@ class Office:
         return f
 
     def gateway(self, token_file: Path, connections=2, wait=True) -> Gateway:
-        d = self.tmp / f"gateway{len(self.gateways)}"
+        d, ready = self.tmp / f"gateway{len(self.gateways)}", self.edge.text().count('"edge.gateway_ready"')
         d.mkdir()
         g = Gateway(d, f"tunnel_domain: {self.tunnel.domain}\ntls: {{cert_file: {self.leaf}/tls.crt, key_file: {self.leaf}/tls.key}}\n"
                        f"routes: {{docs: 'http://127.0.0.1:{self.mcp.port}'}}\nupstream: {{allowed_ips: [127.0.0.1]}}\n"
@@ -79,6 +79,7 @@ class Office:
         self.gateways.append(g)
         if wait:
             g.wait_log("edge.connected", connections)
+            wait_for(lambda: self.edge.text().count('"edge.gateway_ready"') >= ready + connections, why="the edge can open streams")
         return g
 
     # -- calls --
