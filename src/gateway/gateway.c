@@ -218,7 +218,8 @@ static int start_ws(struct gateway *g, struct err *e)
     struct net_addr a;
     char text[NET_ADDR_TEXT];
     TRY(net_addr_parse(g->set.listen_addr, &a, e));
-    TRY(ws_listen(g->ev, &a, NULL, g->front, &g->ws, e));
+    const struct ws_conf c = { .conns_max = (size_t)g->set.conns_max, .head_ms = g->set.head_ms };
+    TRY(ws_listen(g->ev, &a, &c, g->front, &g->ws, e));
     net_addr_format(ws_addr(g->ws), text);
     log_info("gateway.behind_cloudflared", "listen=%s", text);
     return RC_OK;
