@@ -1,6 +1,7 @@
 /* gateway/gateway.c - the role's main program: settings, parts, reload, the end. */
 #include "gateway/gateway.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -346,6 +347,8 @@ int gateway_main(int argc, char **argv)
         g.argv++;
     }
     two_dashes(g.argc, g.argv);
+    (void)mallopt(M_MMAP_THRESHOLD, 1024 * 1024);       /* as the edge does */
+    (void)mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
     if (ev_new(&g.ev, &e) < 0)
         return complain(EXIT_FAIL, &e);
     int status = EXIT_OK;

@@ -4,6 +4,7 @@
  * Usage: tunnel_pair front CERT KEY N        prints "PORT LINK_PORT", takes N links there, then clients on PORT; then prints "ready"
  *        tunnel_pair back LINK_PORT CA TO_PORT N      dials N links and connects each stream to TO_PORT */
 #include <arpa/inet.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -139,6 +140,9 @@ static int listen_any(int *ret_port)
 int main(int argc, char **argv)
 {
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)mallopt(M_ARENA_MAX, 1);      /* as the edge has it */
+    (void)mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
+    (void)mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     struct err e;
     bool front = argc == 5 && str_eq(argv[1], "front"), back = argc == 6 && str_eq(argv[1], "back");
