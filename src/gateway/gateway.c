@@ -307,10 +307,16 @@ static int run(struct gateway *g, struct setup *s)
 
 static int check(struct ev *ev, int argc, char **argv)
 {
-    struct setup s;
+    struct setup s = { .env = NULL };
     struct err e = { 0 };
-    if (setup_load(ev, argc, argv, NULL, NULL, &s, &e) < 0)
-        return complain(EXIT_FAIL, &e);
+    bool quit = false;
+    int rc = conf_load(&gateway_program, argc, argv, &s.set, NULL, &quit, &e);
+    if (rc == RC_OK && !quit)
+        rc = setup_build(ev, conf_file(&gateway_program, argc, argv), &s, &e);
+    if (rc < 0 || quit) {
+        setup_done(&s);
+        return rc < 0 ? complain(EXIT_FAIL, &e) : EXIT_OK;
+    }
     for (size_t i = 0; i < route_table_count(s.routes); i++) {
         const struct route *r = route_table_at(s.routes, i);
         bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !strchr(r->name, '.');
