@@ -29,10 +29,10 @@ int sse_write(struct buf *out, const char *id, const char *event, const char *da
 
 struct sse_decoder {
     struct buf line;            /* the part of a line that came so far; empty while lines come whole */
-    struct buf data, event, id;
+    struct buf data, event, id, last_id;
     size_t max;
     unsigned bom;               /* bytes of the leading BOM matched; BOM_DONE afterwards */
-    bool has_data, has_id, skip_lf;
+    bool has_data, has_id, new_id, skip_lf;
     int64_t retry_ms;
 };
 
@@ -48,6 +48,7 @@ struct sse_decoder *sse_decoder_new(size_t event_max)
     buf_init(&d->data, event_max);
     buf_init(&d->event, SSE_SMALL_MAX);
     buf_init(&d->id, SSE_SMALL_MAX);
+    buf_init(&d->last_id, SSE_SMALL_MAX);
     return d;
 }
 
@@ -59,13 +60,19 @@ void sse_decoder_free(struct sse_decoder *d)
     buf_done(&d->data);
     buf_done(&d->event);
     buf_done(&d->id);
+    buf_done(&d->last_id);
     free(d);
 }
 
 static int dispatch(struct sse_decoder *d, int (*cb)(void *, const struct sse_event *), void *ctx)
 {
     int rc = RC_OK;
-    if (d->has_data) {
+    if (d->new_id) {
+        buf_clear(&d->last_id);
+        rc = buf_put(&d->last_id, buf_data(&d->id), buf_len(&d->id));
+        d->new_id = false;
+    }
+    if (d->has_data && rc == RC_OK) {
         struct sse_event ev = {
             .event = buf_data(&d->event), .id = d->has_id ? buf_data(&d->id) : NULL, .data = buf_data(&d->data), .data_n = buf_len(&d->data),
         };
@@ -116,6 +123,7 @@ static void field_retry(struct sse_decoder *d, struct slice v)
 }
 
 int64_t sse_retry_ms(const struct sse_decoder *d) { return d->retry_ms; }
+const char *sse_last_id(struct sse_decoder *d) { return buf_len(&d->last_id) ? buf_data(&d->last_id) : NULL; }
 
 static int on_line(struct sse_decoder *d, struct slice l, bool whole, int (*cb)(void *, const struct sse_event *), void *ctx)
 {
@@ -138,7 +146,7 @@ static int on_line(struct sse_decoder *d, struct slice l, bool whole, int (*cb)(
     }
     if (slice_eq(k, "id") && !(v.n && memchr(v.p, '\0', v.n))) {
         buf_clear(&d->id);
-        d->has_id = true;                               /* stays for later frames, as the standard has it */
+        d->has_id = d->new_id = true;                   /* stays for later frames, as the standard has it */
         return put(&d->id, v);
     }
     if (slice_eq(k, "retry"))

@@ -75,8 +75,6 @@ static int text(struct fold *f, const char *p, size_t n)
 static int on_event(void *ctx, const struct sse_event *ev)
 {
     struct fold *f = ctx;
-    if (ev->id && ev->id[0] && !str_copy(f->event_id, sizeof f->event_id, ev->id))
-        f->event_id[0] = '\0';               /* too long to be sent back */
     if (str_eq(ev->event, "endpoint")) {
         AUTO_FREE char *path = str_ndup(ev->data, ev->data_n);
         if (f->ops->on_endpoint)
@@ -95,6 +93,9 @@ int fold_feed(struct fold *f, const char *p, size_t n, struct err *e)
         return buf_put(&f->body, p, n) < 0 ? err_set(e, RC_TOO_LARGE, "the server's answer is larger than %zu bytes", FOLD_MESSAGE_MAX) : RC_OK;
     int rc = sse_feed(f->decoder, p, n, on_event, f);
     f->retry_ms = sse_retry_ms(f->decoder);
+    const char *id = sse_last_id(f->decoder);
+    if (id && !str_copy(f->event_id, sizeof f->event_id, id))
+        f->event_id[0] = '\0';               /* too long to be sent back */
     return rc == RC_TOO_LARGE ? err_set(e, rc, "an event of the server is larger than %zu bytes", FOLD_MESSAGE_MAX) : rc;
 }
 

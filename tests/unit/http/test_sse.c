@@ -55,6 +55,26 @@ static void test_decode(void **st)
     buf_done(&out);
 }
 
+static void test_last_id(void **st)
+{
+    (void)st;
+    static const struct { const char *in, *id; } t[] = {
+        { "data: a\n\n", "" }, { "id: 1\ndata: a\n\n", "1" }, { "id: 1\ndata: a\n\nid: 2\n\n", "2" }, { "id: 1\ndata: a\n\nid: 2\ndata: b\n", "1" },
+        { "id: 1\n\ndata: a\n\n", "1" }, { "id: 1\n\nid\n\n", "" }, { "id: 1\r\n\r\n: x\n\n", "1" },
+    };
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct buf out;
+        buf_init(&out, 1000);
+        struct sse_decoder *d = sse_decoder_new(1000);
+        assert_null(sse_last_id(d));
+        assert_int_equal(sse_feed(d, t[i].in, strlen(t[i].in), log_event, &out), RC_OK);
+        const char *id = sse_last_id(d);
+        assert_string_equal(id ? id : "", t[i].id);
+        sse_decoder_free(d);
+        buf_done(&out);
+    }
+}
+
 static void test_retry(void **st)
 {
     (void)st;
@@ -148,7 +168,7 @@ static void test_large(void **st)
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_decode), cmocka_unit_test(test_retry), cmocka_unit_test(test_limit), cmocka_unit_test(test_encode), cmocka_unit_test(test_large),
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_retry), cmocka_unit_test(test_last_id), cmocka_unit_test(test_limit), cmocka_unit_test(test_encode), cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

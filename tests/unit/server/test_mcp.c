@@ -146,6 +146,7 @@ static void test_fold(void **state)
         { false, "Accepted", RC_PROTO, "", "" },
         { false, "5", RC_PROTO, "", "" },
         { true, "event: message\nid: 7\ndata: {\"id\":1,\"result\":{}}\n\n", RC_OK, "0:1::{};", "7" },
+        { true, "id: 7\ndata: {\"id\":1,\"result\":{}}\n\nid: 8\n\nid: 9", RC_OK, "0:1::{};", "8" },           /* an id alone counts once its frame is whole */
         { true, ": keep\n\ndata: {\"id\":1,\ndata: \"result\":{}}\n\n", RC_OK, "0:1::{};", "" },
         { true, "event: endpoint\ndata: /m?s=1\n\nevent: strange\ndata: x\n\n", RC_OK, "endpoint:/m?s=1;", "" },
         { true, "data: {\n\n", RC_PROTO, "", "" },
