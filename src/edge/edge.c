@@ -302,9 +302,10 @@ int edge_main(int argc, char **argv)
     list_init(&e.calls);
     list_init(&e.passes);
     list_init(&e.splices);
-    /* Large buffers straight from and back to the system: after a burst of connections the memory is free again. */
+    /* Queues come and go thousands of times a second under bulk: their memory stays with the process. The rest goes back after a burst of connections. */
     (void)mallopt(M_ARENA_MAX, 1);
-    (void)mallopt(M_TRIM_THRESHOLD, 1024 * 1024);
+    (void)mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
+    (void)mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
     (void)signal(SIGPIPE, SIG_IGN);
     int rc = configure(&e, argc, argv, &help, &err);
     if (rc < 0 || help) {

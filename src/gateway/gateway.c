@@ -1,6 +1,7 @@
 /* gateway/gateway.c - the role's main program: settings, parts, reload, the end. */
 #include "gateway/gateway.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +63,7 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
 {
     char host[ROUTE_NAME_MAX + 8], until[RFC3339_MAX] = "?";
     int64_t now = clock_now_ms();
+    struct err e = { 0 };
     g->not_before_ms = g->not_after_ms = 0;
     (void)tls_ctx_validity(tls, &g->not_before_ms, &g->not_after_ms);
     rfc3339_format(g->not_after_ms, until);
@@ -69,6 +71,8 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
         log_error("gateway.certificate", "file=%s expired=%s why=%s", g->set.cert_file, until, "clients refuse it: renew it");
     else if (g->not_after_ms - now < EXPIRY_SOON_MS)
         log_warn("gateway.certificate", "file=%s expires=%s", g->set.cert_file, until);
+    if (g->not_after_ms > now && tls_ctx_leaf(tls, now, &e) < 0)
+        log_warn("gateway.certificate", "file=%s why=%s", g->set.cert_file, e.msg);
     for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++) {
         const struct route *r = route_table_at(front_routes(g->front), i);
         bool whole = strchr(r->name, '.') != NULL;
@@ -349,6 +353,8 @@ int gateway_main(int argc, char **argv)
         g.argv++;
     }
     two_dashes(g.argc, g.argv);
+    (void)mallopt(M_MMAP_THRESHOLD, 1024 * 1024);       /* as the edge does */
+    (void)mallopt(M_TRIM_THRESHOLD, 4 * 1024 * 1024);
     if (ev_new(&g.ev, &e) < 0)
         return complain(EXIT_FAIL, &e);
     int status = EXIT_OK;

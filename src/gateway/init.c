@@ -3,7 +3,9 @@
 #include "gateway/init.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/base64.h"
 #include "base/buf.h"
@@ -248,9 +250,16 @@ static void put_yaml(struct buf *b, const char *s)
     (void)js_write_string(b, s, strlen(s));
 }
 
+/* Whole: the gateway may be started in another directory. */
+static char *whole_path(const char *path)
+{
+    char *there = realpath(path, NULL);
+    return there ? there : str_dup(path);
+}
+
 static int write_config(struct setup *x, struct err *e)
 {
-    const char *dir = keydir_path(x->dir);
+    AUTO_FREE char *dir = whole_path(keydir_path(x->dir));
     struct buf b;
     if (keydir_has(x->dir, "config.yaml"))
         return RC_OK;
@@ -263,15 +272,16 @@ static int write_config(struct setup *x, struct err *e)
         buf_puts(&b, files[i].key);
         put_yaml(&b, path);
     }
-    buf_puts(&b, x->s->edges.n ? "\nedge:\n" : "\n# edge: [\"edge.example.com:7443\"]       # without it the token names the edge\n");
+    buf_puts(&b, x->s->edges.n ? "\nedge:\n" : "\n# edge: [\"edge.example.com:8443\"]       # without it the token names the edge\n");
     for (size_t i = 0; i < x->s->edges.n; i++) {
         buf_puts(&b, "  - ");
         put_yaml(&b, x->s->edges.item[i]);
         buf_puts(&b, "\n");
     }
     if (x->s->edge_ca) {
+        AUTO_FREE char *ca = whole_path(x->s->edge_ca);
         buf_puts(&b, "edge_ca: ");
-        put_yaml(&b, x->s->edge_ca);
+        put_yaml(&b, ca);
         buf_puts(&b, "\n");
     }
     buf_printf(&b, "# admin_listen: 127.0.0.1:8410           # /healthz /readyz /metrics\n"
@@ -308,6 +318,8 @@ static int init(struct settings *s)
         return usage(&init_program, "--display-name has 1 to 255 characters");
     if (s->token_version && (!*s->token_version || strlen(s->token_version) > TOKEN_VERSION_MAX || strpbrk(s->token_version, "\r\n")))
         return usage(&init_program, "--token-version is a line of 1 to 128 characters");
+    if (s->edge_ca && access(s->edge_ca, R_OK) < 0)
+        return usage(&init_program, "--edge-ca names a file that cannot be read");
     AUTO_PTR(secret) key = NULL;
     AUTO_PTR(secret) identity = NULL;
     int rc = credential(s, &key, &identity, &e);

@@ -8,13 +8,17 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
+#include "base/buf.h"
 #include "base/str.h"
 #include "ev/ev.h"
 #include "tls/bio.h"
+#include "tls/cert.h"
 
 #define ALPN_MAX 64             /* bytes of the whole list as it goes over the wire */
+#define BATCH_READ ((size_t)66 * 1024)        /* four full records */
 #define ALPN_DEFAULT "http/1.1"
 
 /* Key exchange of tunnels. Hybrid post-quantum first where the OpenSSL at run time has it: the first form (3.5) sends both key shares at once and so
@@ -22,7 +26,8 @@
 static const char *const groups_tunnel[] = { "*X25519MLKEM768:*X25519:P-256:P-384", "X25519MLKEM768:X25519:P-256:P-384", "X25519:P-256:P-384" };
 
 struct tls_ctx { SSL_CTX *ssl; unsigned char alpn[ALPN_MAX]; unsigned alpn_n; };
-struct tls { SSL *ssl; struct tls_pipe pipe; };
+struct batch { int fd, sys; bool drained; struct buf out; };     /* sys: errno of what failed */
+struct tls { SSL *ssl; struct tls_pipe pipe; struct batch *batch; };
 
 /* Puts the newest OpenSSL error behind the text. */
 static int ssl_err(struct err *e, int rc, const char *what)
@@ -79,6 +84,8 @@ static int set_tunnel_rules(SSL_CTX *s, struct err *e)
     SSL_CTX_set_min_proto_version(s, TLS1_3_VERSION);
     SSL_CTX_set_max_send_fragment(s, SSL3_RT_MAX_PLAIN_LENGTH);
     SSL_CTX_set_read_ahead(s, 1);       /* one read() for many small records instead of two for each */
+    if (SSL_CTX_set_ciphersuites(s, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256") != 1)      /* the fastest first; all are sound */
+        return ssl_err(e, RC_UNSUPPORTED, "cipher suites");
     for (size_t i = 0; i < COUNT_OF(groups_tunnel); i++)
         if (SSL_CTX_set1_groups_list(s, groups_tunnel[i]) == 1) {
             ERR_clear_error();          /* what the refused lists left */
@@ -197,6 +204,12 @@ bool tls_ctx_covers(const struct tls_ctx *c, const char *host)
     return ok;
 }
 
+int tls_ctx_leaf(const struct tls_ctx *c, int64_t now_ms, struct err *e)
+{
+    X509 *x = SSL_CTX_get0_certificate(c->ssl);
+    return x ? cert_check_leaf_alone(x, now_ms, e) : err_set(e, RC_NOT_FOUND, "there is no certificate");
+}
+
 /* Over `fd`, or over `io` when it is given. */
 static int conn_new(struct tls_ctx *c, int fd, const struct tls_io *io, struct tls **ret, struct err *e)
 {
@@ -295,6 +308,84 @@ bool tls_peer_sha256(const struct tls *t, uint8_t out[32])
     return x && X509_digest(x, EVP_sha256(), out, &n) == 1;
 }
 
+/* ---- many records at once ---- */
+
+static int batch_send(struct batch *b)
+{
+    while (buf_len(&b->out) > 0) {
+        ssize_t r = send(b->fd, buf_data(&b->out), buf_len(&b->out), MSG_NOSIGNAL);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0 && errno == EAGAIN)
+            return RC_AGAIN;
+        if (r < 0) {
+            b->sys = errno;
+            return RC_IO;
+        }
+        buf_consume(&b->out, (size_t)r);
+    }
+    buf_done(&b->out);
+    return RC_OK;
+}
+
+static int batch_write(void *ctx, const void *p, size_t n, size_t *ret_n)
+{
+    struct batch *b = ctx;
+    if (buf_len(&b->out) >= TLS_BATCH_BYTES) {
+        int rc = batch_send(b);
+        if (rc < 0 && (rc != RC_AGAIN || buf_len(&b->out) >= TLS_BATCH_BYTES))
+            return rc;
+    }
+    *ret_n = n;
+    return buf_put(&b->out, p, n);
+}
+
+static int batch_read(void *ctx, void *p, size_t n, size_t *ret_n)
+{
+    struct batch *b = ctx;
+    if (b->drained)
+        return RC_AGAIN;
+    ssize_t r;
+    while ((r = recv(b->fd, p, n, 0)) < 0 && errno == EINTR) {
+    }
+    b->drained = r != 0 && r < (ssize_t)n;      /* less than asked for: there is no more */
+    if (r < 0 && errno != EAGAIN)
+        b->sys = errno;
+    if (r <= 0)
+        return r == 0 ? RC_CLOSED : b->sys ? RC_IO : RC_AGAIN;
+    *ret_n = (size_t)r;
+    return RC_OK;
+}
+
+int tls_batch(struct tls *t, struct err *e)
+{
+    struct batch *b = xcalloc(1, sizeof *b);
+    b->fd = SSL_get_fd(t->ssl);
+    buf_init(&b->out, TLS_BATCH_BYTES + 2 * SSL3_RT_MAX_PACKET_SIZE);
+    t->pipe.io = (struct tls_io){ batch_read, batch_write, b };
+    BIO *bio = tls_bio_new(&t->pipe);
+    if (!bio) {
+        free(b);
+        return err_set(e, RC_NOMEM, "TLS connection");
+    }
+    t->batch = b;
+    SSL_set_bio(t->ssl, bio, bio);
+    SSL_set_default_read_buffer_len(t->ssl, BATCH_READ);
+    return RC_OK;
+}
+
+int tls_flush(struct tls *t, struct err *e)
+{
+    int rc = t->batch ? batch_send(t->batch) : RC_OK;
+    return rc == RC_IO ? err_sys(e, RC_IO, t->batch->sys, "TLS write") : rc;
+}
+
+void tls_readable(struct tls *t)
+{
+    if (t->batch)
+        t->batch->drained = false;
+}
+
 void tls_free(struct tls *t)
 {
     if (!t)
@@ -303,6 +394,11 @@ void tls_free(struct tls *t)
     /* A clean end where it costs nothing: close_notify goes out if the socket takes it, nobody waits for the answer. */
     if (SSL_is_init_finished(t->ssl) && !(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN))
         (void)SSL_shutdown(t->ssl);
+    if (t->batch) {
+        (void)batch_send(t->batch);
+        buf_done(&t->batch->out);
+        free(t->batch);
+    }
     SSL_free(t->ssl);
     ERR_clear_error();
     free(t);
@@ -321,7 +417,7 @@ static int result(struct tls *t, int r, int sys_errno, const char *what, unsigne
     SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);       /* broken: no close_notify, no session reuse */
     if (t->pipe.rc < 0) {
         ERR_clear_error();
-        return err_set(e, t->pipe.rc, "%s: the connection below failed", what);
+        return t->batch && t->batch->sys ? err_sys(e, RC_IO, t->batch->sys, "%s", what) : err_set(e, t->pipe.rc, "%s: the connection below failed", what);
     }
     if (err == SSL_ERROR_SYSCALL)
         return sys_errno ? err_sys(e, RC_IO, sys_errno, "%s", what) : err_set(e, RC_IO, "%s: the connection was cut", what);

@@ -20,6 +20,7 @@ void tls_ctx_free(struct tls_ctx *c);
 /* Of the context's own certificate; false when it has none. */
 bool tls_ctx_validity(const struct tls_ctx *c, int64_t *ret_not_before_ms, int64_t *ret_not_after_ms);
 bool tls_ctx_covers(const struct tls_ctx *c, const char *host);      /* does one of its names match? */
+MUST_CHECK int tls_ctx_leaf(const struct tls_ctx *c, int64_t now_ms, struct err *e);     /* cert_check_leaf_alone() */
 
 /* `fd` is borrowed. Client: verifies the certificate chain and `host` (name or IP literal). */
 MUST_CHECK int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e);
@@ -47,4 +48,11 @@ MUST_CHECK int tls_read(struct tls *t, void *p, size_t n, size_t *ret_n, unsigne
 MUST_CHECK int tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n, unsigned *ret_want, struct err *e);
 /* Ends our side (close_notify); bytes may still come. RC_OK, RC_AGAIN, or a failure. */
 MUST_CHECK int tls_shutdown(struct tls *t, unsigned *ret_want, struct err *e);
+/* For an established connection over a descriptor that carries much: records are collected and leave together, and several are taken by one read. From then on
+ * tls_write() only collects (RC_AGAIN when TLS_BATCH_BYTES wait), tls_flush() sends (RC_AGAIN: once more when the descriptor is writable), and after tls_read()
+ * gave RC_AGAIN it gives nothing more until tls_readable() said that the loop saw bytes. RC_NOMEM. */
+#define TLS_BATCH_BYTES ((size_t)96 * 1024)
+MUST_CHECK int tls_batch(struct tls *t, struct err *e);
+MUST_CHECK int tls_flush(struct tls *t, struct err *e);
+void tls_readable(struct tls *t);
 void tls_cut(struct tls *t);             /* tls_free() will send no close_notify: the peer shall see a cut, not an end */

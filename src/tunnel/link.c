@@ -130,6 +130,13 @@ static void flush(struct link *l)
     }
     if (buf_len(&l->out) == 0)
         buf_done(&l->out);
+    struct err e = { 0 };
+    int rc = l->tls ? tls_flush(l->tls, &e) : RC_OK;
+    if (rc < 0 && rc != RC_AGAIN) {
+        link_fail(l, rc, "the link failed: %s", e.msg);
+        return;
+    }
+    l->blocked = l->blocked || rc == RC_AGAIN;
     ev_io_want(&l->io, EV_READ | (l->blocked ? EV_WRITE : 0));
 }
 
@@ -279,6 +286,8 @@ static void finish(struct link *l)
         struct err e;
         for (size_t n; buf_len(&l->out) > 0 && pipe_write(l, buf_data(&l->out), buf_len(&l->out), &n, &e) == RC_OK;)
             buf_consume(&l->out, n);
+        if (l->tls && tls_flush(l->tls, &e) < 0)
+            log_debug("link.last_word", "reason=%s", "the socket takes no more");
     }
     log_debug("link.end", "as=%s rc=%s streams=%zu reason=%s", l->role == LINK_OPENER ? "opener" : "acceptor", rc_name(l->why.rc), l->n_streams, l->why.msg);
     part_streams(l, &l->why);
@@ -325,6 +334,8 @@ static void on_io(struct ev_io *io, unsigned got)
 {
     struct link *l = container_of(io, struct link, io);
     l->blocked = l->blocked && !(got & (EV_WRITE | EV_HUP));
+    if (got & (EV_READ | EV_HUP))
+        tls_readable(l->tls);
     run(l, got & (EV_READ | EV_HUP));
 }
 
@@ -336,6 +347,8 @@ static void on_tick(struct ev_timer *t)
 {
     struct link *l = container_of(t, struct link, tick);
     l->busy++;
+    if (l->tls)
+        tls_readable(l->tls);
     if (!l->failed)
         receive(l);         /* the process may have been stopped for a while: first what lies in the socket */
     int64_t now = ev_now_ms(l->ev);
@@ -403,6 +416,8 @@ int link_new(struct ev *ev, enum link_role role, struct link_budget *budget, int
     buf_init(&l->early, early_n);
     if (rc == RC_OK && early_n)
         rc = buf_put(&l->early, early, early_n);
+    if (rc == RC_OK)
+        rc = tls_batch(tls, e);
     if (rc < 0) {
         link_free(l);
         return err_set(e, rc, "the link cannot be watched");

@@ -12,7 +12,7 @@
 #include "base/str.h"
 
 #define READ_FIRST (4 * KIB)        /* a read of a socket asks for so much, */
-#define READ_MOST (32 * KIB)        /* and for more as long as it comes */
+#define READ_MOST (64 * KIB)        /* and for more as long as it comes */
 #define SOURCE_END 1                /* peek and read: no bytes will come any more */
 
 struct end;
@@ -36,12 +36,13 @@ struct end {
     struct tls *tls;
     struct ev_io io;
     int fd;
-    bool wrote_short, drained;          /* of a socket: it takes no more for now; the last read took all there was */
+    bool wrote_short;                   /* of a socket: it takes no more for now */
+    bool drained;                       /* of a socket: nothing to read until the loop says so */
     bool dead;                          /* of a socket: hung up, the loop watches it no longer */
 };
 
 /* What flows from `from` to `to`. */
-struct flow { struct end *from, *to; uint64_t bytes; bool eof, over; };
+struct flow { struct end *from, *to; uint64_t bytes; size_t ask; bool eof, over; };
 
 struct relay {
     struct ev *ev;
@@ -111,23 +112,22 @@ static const struct end_kind stream_kind = {
 static int sock_read(struct end *x, void *p, size_t n, size_t *ret_n, struct err *e)
 {
     unsigned want;
+    if (x->drained)
+        return RC_AGAIN;
     if (x->tls) {
         int rc = tls_read(x->tls, p, n, ret_n, &want, e);
+        x->drained = rc == RC_AGAIN && want == EV_READ && !x->dead;
         return rc == RC_CLOSED ? SOURCE_END : rc;
-    }
-    if (x->drained) {                   /* the loop tells of more */
-        x->drained = false;
-        return RC_AGAIN;
     }
     ssize_t r;
     while ((r = recv(x->fd, p, n, 0)) < 0 && errno == EINTR) {
     }
     if (r == 0)
         return SOURCE_END;
+    x->drained = r < (ssize_t)n && !x->dead;
     if (r < 0)
         return errno == EAGAIN ? RC_AGAIN : errno == ECONNRESET ? err_set(e, RC_CLOSED, "the client reset the connection") : err_sys(e, RC_IO, errno, "read");
     *ret_n = (size_t)r;
-    x->drained = (size_t)r < n && !x->dead;
     return RC_OK;
 }
 
@@ -236,9 +236,11 @@ static int move_read(struct relay *r, struct flow *f, struct err *e)
 {
     if (buf_len(&r->early) > 0)
         TRY(move_early(r, f, e));
-    for (size_t ask = READ_FIRST;;) {
+    for (;;) {
+        if (f->from->drained && link_write_room(f->to->stream) > 0)
+            return RC_AGAIN;            /* without room the stream has to be asked, so that it tells when there is some */
         size_t room = 0, n = 0;
-        char *p = f->to->kind->reserve(f->to, ask, &room);
+        char *p = f->to->kind->reserve(f->to, f->ask, &room);
         if (!p)
             return RC_AGAIN;
         int rc = f->from->kind->read(f->from, p, room, &n, e);
@@ -246,8 +248,12 @@ static int move_read(struct relay *r, struct flow *f, struct err *e)
         if (rc != RC_OK)
             return rc;
         moved(r, f, n);
-        if (n == ask)
-            ask = ask < READ_MOST ? ask * 2 : READ_MOST;
+        if (n == f->ask)
+            f->ask = f->ask < READ_MOST ? f->ask * 2 : READ_MOST;
+        else if (n == room)
+            continue;                   /* up to the end of the ring */
+        else if (n < f->ask / 2)
+            f->ask = READ_FIRST;
     }
 }
 
@@ -312,7 +318,7 @@ static void on_io(struct ev_io *io, unsigned got)
 {
     struct end *x = container_of(io, struct end, io);
     struct relay *r = x->relay;
-    x->drained = false;
+    x->drained = x->drained && !(got & (EV_READ | EV_HUP));
     if (got & EV_HUP) {
         int code = 0;
         socklen_t n = sizeof code;
@@ -374,8 +380,8 @@ int relay_new(struct ev *ev, const struct relay_end *a, const struct relay_end *
         return err_set(e, RC_TOO_LARGE, "more than %zu bytes came before the relay", RELAY_EARLY_MAX);
     struct relay *r = xcalloc(1, sizeof *r);
     *r = (struct relay){ .ev = ev, .on_done = on_done, .ctx = ctx, .moved_ms = ev_now_ms(ev) };
-    r->ab = (struct flow){ .from = &r->a, .to = &r->b };
-    r->ba = (struct flow){ .from = &r->b, .to = &r->a };
+    r->ab = (struct flow){ .from = &r->a, .to = &r->b, .ask = READ_FIRST };
+    r->ba = (struct flow){ .from = &r->b, .to = &r->a, .ask = READ_FIRST };
     buf_init(&r->early, RELAY_EARLY_MAX);
     int rc = start_end(r, &r->a, a);
     if (rc == RC_OK)

@@ -1,5 +1,5 @@
 /* tunnel/ring.h - private to tunnel: a byte queue whose contents never move, of a size that is a power of two and a hard maximum. Holds no memory when it
- * is empty: thousands of idle streams have two each. */
+ * is empty: thousands of idle streams have two each. Loop thread only. */
 #pragma once
 
 #include <string.h>
@@ -7,40 +7,13 @@
 #include "base/attr.h"
 #include "base/str.h"
 
-#define RING_FIRST ((size_t)2048)
+#define RING_FIRST ((size_t)4096)
+#define RING_BULK ((size_t)65536)        /* the next size: what has more than a few KiB mostly has a lot, and growing step by step copies it each time */
 
 struct ring { char *mem; uint32_t cap, at, n; };     /* n bytes from mem[at], round the end */
 
-static inline void ring_free(struct ring *r)
-{
-    free(r->mem);
-    *r = (struct ring){ 0 };
-}
-
-/* Room for `n` more bytes; false without memory. */
-static inline bool ring_grow(struct ring *r, size_t n)
-{
-    size_t need = r->n + n, cap = r->cap ? r->cap : RING_FIRST;
-    if (need <= r->cap)
-        return true;
-    if (need > UINT32_MAX / 2)
-        return false;
-    while (cap < need)
-        cap *= 2;
-    char *mem = malloc(cap);
-    if (!mem)
-        return false;
-    if (r->mem) {
-        size_t first = r->cap - r->at < r->n ? r->cap - r->at : r->n;
-        memcpy(mem, r->mem + r->at, first);
-        memcpy(mem + first, r->mem, r->n - first);
-        free(r->mem);
-    }
-    r->mem = mem;
-    r->cap = (uint32_t)cap;
-    r->at = 0;
-    return true;
-}
+void ring_free(struct ring *r);
+bool ring_grow(struct ring *r, size_t n);            /* room for `n` more bytes; false without memory */
 
 /* The first contiguous bytes. */
 static inline struct slice ring_front(const struct ring *r)

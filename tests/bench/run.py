@@ -1,6 +1,7 @@
 """make bench: side-by-side figures in one run on one machine, each a ratio to a named reference. Usage: run.py BUILD_DIR [row ...]
 
-Absolute times mean little on a shared machine; the ratios are what to read. Every comparison alternates its candidates and takes medians of three."""
+Absolute times mean little on a shared machine; the ratios are what to read. Every comparison alternates its candidates and takes medians of three, of five for tunnels.
+Environment: BENCH_ROUNDS; BENCH_TUNNEL picks parts of the tunnel rows: keepalive,bulk,stalled,connections,memory."""
 from __future__ import annotations
 
 import json
@@ -20,6 +21,7 @@ BUILD = Path(sys.argv[1]).resolve()
 BIN = str(BUILD / "outwork")
 WIRE = str(BUILD / "tests/bench/wire_bench")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+TUNNEL_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 rows: list[tuple[str, str, str, str, str]] = []
 
 
@@ -206,7 +208,8 @@ def external(program: str, *args: str, **env: str) -> None:
 def bench_tunnel() -> None:
     sys.path.insert(0, str(ROOT / "tests/bench"))
     import tunnel
-    tunnel.bench(BUILD, ROUNDS, row)
+    parts = [p for p in os.environ.get("BENCH_TUNNEL", "").split(",") if p]
+    tunnel.bench(BUILD, TUNNEL_ROUNDS, row, parts or tunnel.PARTS)
 
 
 BENCHES = {"bash": bench_bash, "files": bench_files, "sessions": bench_sessions, "memory": bench_memory,
@@ -218,7 +221,7 @@ def main() -> None:
     print(f"{'what':<58} {'ours':>12} {'reference':>26} {'ratio':>10}", flush=True)
     for name in wanted:
         BENCHES[name]()
-    print(f"\n{len(rows)} rows, {ROUNDS} alternated rounds each, medians; load {os.getloadavg()[0]:.1f}")
+    print(f"\n{len(rows)} rows, alternated rounds, medians; load {os.getloadavg()[0]:.1f}")
 
 
 main()

@@ -1,5 +1,5 @@
 """An MCP server of the official Python SDK with the features that the conformance suite asks a server for, by the names that it asks for. Prints `port N`.
-Usage: everything.py [--sse] [--token FILE]
+Usage: everything.py [--sse] [--token FILE] [--listen ADDR:PORT]
 
 --sse    the older transport with two endpoints, at /sse
 --token  asks for the bearer token in FILE, which is read for each request; every request's Authorization is a line in FILE.seen
@@ -30,6 +30,7 @@ SILENCE = base64.b64encode(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\
 p = argparse.ArgumentParser()
 p.add_argument("--sse", action="store_true")
 p.add_argument("--token", type=Path)
+p.add_argument("--listen", default="127.0.0.1:0")
 args = p.parse_args()
 server = MCPServer("everything", version="1.0")
 text = lambda s: TextContent(type="text", text=s)
@@ -395,6 +396,7 @@ class Guard:
 
 any_host = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 app = server.sse_app(transport_security=any_host) if args.sse else server.streamable_http_app(event_store=Events(), retry_interval=100, transport_security=any_host)
-sock = socket.create_server(("127.0.0.1", 0), backlog=128)
+host, _, at = args.listen.rpartition(":")
+sock = socket.create_server((host, int(at)), backlog=128)
 print("port", sock.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(Guard(app), log_level="warning", timeout_graceful_shutdown=0)).run([sock])

@@ -239,6 +239,25 @@ class Inner:
         self.sock.close()
 
 
+class Direct(Inner):
+    """The same where nothing is around it: a TLS socket to the passthrough listener."""
+
+    def __init__(self, sock: socket.socket, ca: str, host: str):
+        self.host, self.buf = host, b""
+        self.sock = self.tls = self.step(lambda: inner_context(ca).wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False))
+
+    def step(self, what):
+        try:
+            return what()
+        except TimeoutError:
+            raise
+        except (ssl.SSLError, OSError) as e:
+            raise Cut(str(e) or type(e).__name__) from None
+
+    def send(self, data: bytes):
+        self.step(lambda: self.sock.sendall(data))
+
+
 def provider(edge: Edge, host: str, ca: str, timeout=CALL_S) -> Inner:
     """The whole way in. Refused, Cut, ConnectionRefusedError; a hang is TimeoutError."""
     try:
@@ -250,10 +269,10 @@ def provider(edge: Edge, host: str, ca: str, timeout=CALL_S) -> Inner:
     return Inner(stream, ca, host)
 
 
-def passthrough(address, host: str, ca: str, timeout=CALL_S, source=None) -> Inner:
-    s = socket.create_connection(address, timeout=timeout * SLOW, source_address=source and (source, 0))
+def passthrough(address, host: str, ca: str, timeout=CALL_S) -> Inner:
+    s = socket.create_connection(address, timeout=timeout * SLOW)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Inner(Stream(s), ca, host)
+    return Direct(s, ca, host)
 
 
 def outcome(what) -> str:
@@ -374,12 +393,18 @@ class Rig:
                   f"routes:\n  docs: http://{upstream.host}:{upstream.port}\n" + (f"  stuck: http://{stuck.host}:{stuck.port}\n" if stuck else "") +
                   f"upstream: {{allowed_ips: [\"{upstream.host}\"]}}\n"
                   f"edge: [{', '.join(chr(34) + w + chr(34) for w in where)}]\nedge_ca: {self.keys.ca_crt}\nconnections: {connections}\ntoken_file: {tunnel.token_file}\n{more}")
+        ready = self.ready_links()
         g = Gateway(d, config, wait=False, wrap=wrap)
         g.made = (tunnel, edges, upstream, dict(stuck=stuck, connections=connections, more=more, wrap=wrap, at=at))
         self.gateways.append(g)
         if wait:
             g.wait_log("edge.connected", connections)
+            wait_for(lambda: self.ready_links() >= ready + connections, why="the edge can open streams")
         return g
+
+    def ready_links(self) -> int:
+        """How many links the edges have ever been able to open streams on: a round trip after the gateway has called itself connected."""
+        return sum(e.text().count('"edge.gateway_ready"') for e in self.edges)
 
     def gateway_again(self, old: Gateway, wait=True) -> Gateway:
         tunnel, edges, upstream, kw = old.made

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import threading
 import time
 
 import pytest
 
-from edge_harness import SLOW, Keys, Refused, wait_for
+from edge_harness import SLOW, Keys, Refused, Stream, wait_for
 from fault_harness import Cut, Inner, Rig, Watched, new_id, outcome, own_address
 
 BODY = 200_000
@@ -39,8 +40,9 @@ class Field:
         self.t1, self.t2, self.t3 = rig.tunnel("t1"), rig.tunnel("t2"), rig.tunnel("t3")
         self.upstream, self.other = rig.upstream(), rig.upstream()
         self.edge, self.other_edge = rig.edge(), rig.edge()
-        self.gateway = rig.gateway(self.t1, [self.edge], self.upstream)
-        rig.gateway(self.t2, [self.edge], self.other)                 # the same edge
+        # Their waits double with each kill (up to 30 s, random); of four connections one is back soon.
+        self.gateway = rig.gateway(self.t1, [self.edge], self.upstream, connections=4)
+        rig.gateway(self.t2, [self.edge], self.other, connections=4)  # the same edge
         rig.gateway(self.t3, [self.other_edge], self.other)           # nothing in common
 
     def bystanders(self, victim):
@@ -131,12 +133,10 @@ def begin(f: Field, stage: str, ident: str):
 
 
 def _tcp(edge):
-    import socket
     return socket.create_connection((edge.host, edge.provider), timeout=20 * SLOW)
 
 
 def _rest_of_connect(tls, rig, f, ident):
-    from edge_harness import Stream
     try:
         tls.sendall(b"\r\n")
         head = b""
@@ -195,6 +195,33 @@ def test_kill(field, victim, stage):
             w.goes_on()
     finally:
         for w in watched:
+            w.close()
+
+
+@pytest.mark.parametrize("stage", ["body", "waiting", "response"])
+def test_kill_of_the_client(field, stage):
+    """Its connection is reset, as the kernel does for a process that was killed: the upstream is told, and nobody else."""
+    f, ident = field, new_id()
+    watched = f.bystanders("upstream")
+    c = f.rig.call(f.edge, f.t1)
+    try:
+        if stage == "body":
+            c.send(c.head("POST", f"/echo?id={ident}", BODY) + b"b" * (BODY // 2))
+            wait_for(lambda: f.upstream.seen("got", ident), why="half of the body has come")
+        elif stage == "waiting":
+            c.send(c.head("POST", f"/hang?id={ident}", 1) + b"x")
+            wait_for(lambda: f.upstream.seen("head", ident), why="the request has come")
+        else:
+            c.send(c.head("GET", f"/sse?id={ident}&n=100000&ms=5"))
+            assert c.reply()[0] == 200 and next(c.pieces())
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        socket.socket.close(c.sock)          # not a word of TLS
+        wait_for(lambda: f.upstream.seen("gone", ident), why="the upstream is told")
+        assert not f.upstream.seen("done", ident) and f.upstream.counts()[ident] == 1
+        f.rig.works(f.edge, f.t1, f.upstream)
+    finally:
+        for w in watched:
+            w.goes_on()
             w.close()
 
 

@@ -152,6 +152,16 @@ def test_refusals(api, tmp_path):
     run("init", "--api-url", api.url, "--output", d, "--key-file", str(loose), code=3)
 
 
+def test_whole_paths(api, tmp_path, monkeypatch):
+    """The configuration works from any directory; a file that is not there is said before anything is made."""
+    monkeypatch.chdir(tmp_path)
+    assert "--edge-ca" in run("init", "--api-url", api.url, "--output", "dir:gw", "--edge", "e:1", "--edge-ca", "ca.crt", code=2) and not (tmp_path / "gw").exists()
+    (tmp_path / "ca.crt").write_text("")
+    run("init", "--api-url", api.url, "--output", "dir:gw", "--edge", "e:1", "--edge-ca", "ca.crt")
+    config = text(tmp_path / "gw", "config.yaml")
+    assert f'edge_ca: "{tmp_path}/ca.crt"' in config and f'token_file: "{tmp_path}/gw/tunnel-token"' in config and f'cert_file: "{tmp_path}/gw/tls.crt"' in config
+
+
 def test_key_file(api, tmp_path):
     key = tmp_path / "key"
     key.write_text("ow-api-test\n")

@@ -23,8 +23,12 @@ CALLS = 120 // SCALE
 
 
 def must(*argv, stdin=None):
-    r = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30 * SLOW)
-    assert r.returncode == 0, f"this test needs root, network namespaces, iproute2 and nftables, and '{' '.join(argv)}' says: {r.stderr.strip()}"
+    needs = "this test needs root, network namespaces, iproute2 and nftables (tools/setup test)"
+    try:
+        r = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30 * SLOW)
+    except FileNotFoundError:
+        pytest.fail(f"{needs}: there is no {argv[0]}")
+    assert r.returncode == 0, f"{needs}, and '{' '.join(argv)}' says: {r.stderr.strip()}"
     return r.stdout
 
 
@@ -101,7 +105,10 @@ class Delay:
         except OSError:
             w.close()
             return
-        await asyncio.gather(self.one_way(r, w2), self.one_way(r2, w))
+        try:
+            await asyncio.gather(self.one_way(r, w2), self.one_way(r2, w))
+        except asyncio.CancelledError:           # close()
+            pass
 
     async def one_way(self, r, w):
         q: asyncio.Queue = asyncio.Queue(256)            # of up to 64 KiB: the bytes that are on their way

@@ -2,7 +2,6 @@
 MCP SDK behind. Open connections go on, new ones need what is valid now, and no call gets the answer of another."""
 from __future__ import annotations
 
-import re
 import socket
 import sys
 import threading
@@ -72,7 +71,7 @@ class Office:
         return f
 
     def gateway(self, token_file: Path, connections=2, wait=True) -> Gateway:
-        d = self.tmp / f"gateway{len(self.gateways)}"
+        d, ready = self.tmp / f"gateway{len(self.gateways)}", self.edge.text().count('"edge.gateway_ready"')
         d.mkdir()
         g = Gateway(d, f"tunnel_domain: {self.tunnel.domain}\ntls: {{cert_file: {self.leaf}/tls.crt, key_file: {self.leaf}/tls.key}}\n"
                        f"routes: {{docs: 'http://127.0.0.1:{self.mcp.port}'}}\nupstream: {{allowed_ips: [127.0.0.1]}}\n"
@@ -80,6 +79,7 @@ class Office:
         self.gateways.append(g)
         if wait:
             g.wait_log("edge.connected", connections)
+            wait_for(lambda: self.edge.text().count('"edge.gateway_ready"') >= ready + connections, why="the edge can open streams")
         return g
 
     # -- calls --
@@ -90,6 +90,7 @@ class Office:
                 model=MODEL, max_tokens=100, betas=["mcp-client-2025-11-20"], messages=[{"role": "user", "content": plan([tool(f"mcp__docs__{name}", **inp)], ["Done."])}],
                 mcp_servers=[{"type": "url", "name": "docs", "url": f"https://docs.{self.tunnel.domain}/mcp"}], tools=[{"type": "mcp_toolset", "mcp_server_name": "docs"}])
         except anthropic.APIStatusError as e:
+            assert e.status_code == 400 and "MCP server 'docs'" in str(e) or "no certificate authority" in str(e), e      # said in words, not a failure of the server's own
             return "error", str(e)
         results = [b for b in m.content if b.type == "mcp_tool_result"]
         if len(results) != 1 or results[0].is_error:
@@ -198,7 +199,7 @@ def test_token_rotated_under_load(office):
     load.more()
     log = load.done()
     failed = [said for _, _, ok, said in log if not ok]
-    assert failed and all(re.search("Connection to MCP server|whether the tool ran is not known", said) for said in failed), failed[:3]
+    assert failed, "the edge was killed, and no call noticed"
     assert "edge.connected" not in late.log
     assert new not in g.log + o.edge.text() and old not in g.log + o.edge.text()
 

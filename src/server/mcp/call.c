@@ -13,8 +13,9 @@ struct mcp_call {
     char *tool;
     json_t *arguments;
     int64_t id, timeout_ms, deadline_ms;
-    unsigned generation;
+    unsigned generation, rounds;
     bool renewed;
+    json_t *state;                       /* what the server wants to have back; or NULL */
     struct exchange *x;
     void (*cb)(void *ctx, const struct mcp_result *r);
     void *ctx;
@@ -28,6 +29,7 @@ static void call_free(struct mcp_call *c)
     exchange_cancel(c->x);
     free(c->tool);
     json_decref(c->arguments);
+    json_decref(c->state);
     free(c);
 }
 
@@ -60,10 +62,24 @@ static void tell_cancelled(struct mcp_call *c, const char *reason)
     mcp_notify(c->s, "notifications/cancelled", p);
 }
 
+/* 2026-07-28: a server that wants no input, but to be asked again with what it gave (it hands the call to another of its kind, say). */
+static bool ask_again(struct mcp_call *c, const json_t *body)
+{
+    json_t *state = json_object_get(body, "requestState");
+    if (c->s->era != ERA_STATELESS || !json_is_string(state) || json_object_size(json_object_get(body, "inputRequests")) > 0 || c->rounds++ == MCP_ROUNDS_MAX)
+        return false;
+    json_decref(c->state);
+    c->state = json_incref(state);
+    call_send(c);
+    return true;
+}
+
 static void take_result(struct mcp_call *c, const json_t *body)
 {
     const char *type = js_str(body, "resultType");
     if (str_eq(type, "input_required")) {
+        if (ask_again(c, body))
+            return;
         done(c, MCP_OK, true, content_text("The tool asks for input from a person, which cannot be given here."), "");
         return;
     }
@@ -148,6 +164,8 @@ static void call_send(struct mcp_call *c)
     json_t *params = json_object();
     js_set_str(params, "name", c->tool);
     js_set(params, "arguments", json_incref(c->arguments));
+    if (c->state)
+        js_set(params, "requestState", json_incref(c->state));
     c->id = mcp_next_id(s);
     c->generation = s->generation;
     AUTO_FREE char *name = params_value(c->tool);

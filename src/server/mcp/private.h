@@ -19,6 +19,7 @@
 #define MCP_RESUMES_MAX 5                /* a broken stream is taken up again so often in a row without a new event */
 #define MCP_RESUME_MS 500                /* how long it waits first, when the server has not said ("retry") */
 #define MCP_RESUME_MOST_MS 60000         /* and at most, whatever the server says */
+#define MCP_ROUNDS_MAX 10                /* a call is made again so often because the server wants its state back */
 #define MCP_WHY_MAX 600
 
 #define MCP_STATELESS "2026-07-28"       /* the newest revision, without sessions */

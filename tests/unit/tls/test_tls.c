@@ -122,6 +122,67 @@ static void test_data(void **st)
     close_pair(&p);
 }
 
+/* Both ends batched: nothing leaves before the flush, nothing is read again before the loop has seen bytes, and a full socket is waited for. */
+static void test_batch(void **st)
+{
+    (void)st;
+    struct pair p;
+    struct err e = { 0 };
+    open_pair(&p, &good, good.cert, "localhost", NULL, NULL);
+    assert_int_equal(shake(&p, &e), RC_OK);
+    assert_int_equal(tls_batch(p.s, &e), RC_OK);
+    assert_int_equal(tls_batch(p.c, &e), RC_OK);
+    static char out[1 << 20], in[1 << 20];
+    for (size_t i = 0; i < sizeof out; i++)
+        out[i] = (char)(i * 11);
+    size_t w = 0, r = 0, n = 0;
+    unsigned want = 0;
+    int rc;
+    while (tls_read(p.c, in, sizeof in, &n, &want, &e) == RC_OK)         /* what the handshake left */
+        fail();
+    tls_readable(p.s);
+    assert_int_equal(tls_write(p.c, out, 100, &n, &want, &e), RC_OK);
+    assert_int_equal(n, 100);
+    assert_int_equal(tls_read(p.s, in, sizeof in, &n, &want, &e), RC_AGAIN);
+    assert_int_equal(want, 1);
+    assert_int_equal(tls_flush(p.c, &e), RC_OK);
+    tls_readable(p.s);
+    assert_int_equal(tls_read(p.s, in, sizeof in, &n, &want, &e), RC_OK);
+    assert_int_equal(n, 100);
+    w = r = 100;
+    bool full = false;
+    while (r < sizeof in) {
+        while (w < sizeof out && (rc = tls_write(p.c, out + w, sizeof out - w, &n, &want, &e)) == RC_OK)
+            w += n;
+        rc = tls_flush(p.c, &e);
+        full = full || rc == RC_AGAIN;
+        assert_true(rc == RC_OK || rc == RC_AGAIN);
+        tls_readable(p.s);
+        while (r < sizeof in && (rc = tls_read(p.s, in + r, sizeof in - r, &n, &want, &e)) == RC_OK)
+            r += n;
+        assert_true(rc == RC_AGAIN || r == sizeof in);
+    }
+    assert_true(full);
+    assert_memory_equal(in + 100, out + 100, sizeof in - 100);
+    assert_int_equal(tls_shutdown(p.c, &want, &e), RC_OK);              /* the end is collected, too */
+    assert_int_equal(tls_flush(p.c, &e), RC_OK);
+    tls_readable(p.s);
+    assert_int_equal(tls_read(p.s, in, sizeof in, &n, &want, &e), RC_CLOSED);
+    close_pair(&p);
+    open_pair(&p, &good, good.cert, "localhost", NULL, NULL);            /* a cut is no end, and keeps its reason */
+    assert_int_equal(shake(&p, &e), RC_OK);
+    assert_int_equal(tls_batch(p.s, &e), RC_OK);
+    assert_int_equal(tls_read(p.c, in, sizeof in, &n, &want, &e), RC_AGAIN);        /* else what is unread makes it a reset */
+    assert_int_equal(tls_write(p.s, out, 100, &n, &want, &e), RC_OK);
+    close(p.fd[1]);
+    p.fd[1] = -1;
+    assert_int_equal(tls_read(p.s, in, sizeof in, &n, &want, &e), RC_IO);
+    assert_non_null(strstr(e.msg, "cut"));
+    assert_int_equal(tls_flush(p.s, &e), RC_IO);
+    assert_non_null(strstr(e.msg, "TLS write"));
+    close_pair(&p);
+}
+
 static void test_cut(void **st)
 {
     (void)st;
@@ -195,7 +256,7 @@ static int teardown(void **st)
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_handshakes), cmocka_unit_test(test_data), cmocka_unit_test(test_cut), cmocka_unit_test(test_configuration),
+        cmocka_unit_test(test_handshakes), cmocka_unit_test(test_data), cmocka_unit_test(test_batch), cmocka_unit_test(test_cut), cmocka_unit_test(test_configuration),
     };
     return cmocka_run_group_tests(t, setup, teardown);
 }
