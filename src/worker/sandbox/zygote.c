@@ -287,10 +287,13 @@ static void on_exit_of(struct zygote *z, pid_t pid, int status, bool report)
         if (k->pid != pid)
             continue;
         struct zy_ans a = { .type = ZA_EXIT, .seq = k->seq, .pid = pid, .status = status, .oom_kills = cg_box_oom_kills(&z->pl.cg, &k->box) };
-        cg_box_remove(&z->pl.cg, &k->box);      /* PID 1 is reaped after all others of its namespace: the groups are empty */
+        struct cg_box box = k->box;
         *k = z->kids[--z->n_kids];
-        if (report)
-            answer(z, &a, NULL, 0);
+        bool worker_gone = report && fds_send(z->sock, &a, sizeof a, NULL, 0) < 0;
+        /* PID 1 is reaped after all others of its namespace: the groups are empty. Removing them takes the kernel up to a millisecond, so it is told first. */
+        cg_box_remove(&z->pl.cg, &box);
+        if (worker_gone)
+            end(z);
         return;
     }
 }
