@@ -54,4 +54,4 @@ install: build
 	@tools/install $(BUILD) $(PREFIX)
 
 clean:
-	rm -rf build build-asan build-fuzz
+	rm -rf build build-asan build-clang build-fuzz

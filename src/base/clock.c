@@ -10,6 +10,7 @@
 #define YEAR_9999_MS 253402300799999           /* 9999-12-31T23:59:59.999Z */
 
 static int64_t (*_Atomic fake_now)(void);
+static int64_t (*_Atomic fake_mono)(void);
 
 static int64_t read_us(clockid_t id)
 {
@@ -24,9 +25,15 @@ int64_t clock_now_ms(void)
     return fake ? fake() : read_us(CLOCK_REALTIME) / 1000;
 }
 
-int64_t clock_mono_us(void) { return read_us(CLOCK_MONOTONIC); }
+int64_t clock_mono_us(void)
+{
+    int64_t (*fake)(void) = atomic_load_explicit(&fake_mono, memory_order_acquire);
+    return fake ? fake() : read_us(CLOCK_MONOTONIC);
+}
+
 int64_t clock_mono_ms(void) { return clock_mono_us() / 1000; }
 void clock_set_fake(int64_t (*now_ms)(void)) { atomic_store_explicit(&fake_now, now_ms, memory_order_release); }
+void clock_set_fake_mono(int64_t (*now_us)(void)) { atomic_store_explicit(&fake_mono, now_us, memory_order_release); }
 
 /* Days since 1970-01-01 of a date of the proleptic Gregorian calendar, and back (H. Hinnant, "chrono-compatible date algorithms"). */
 static int64_t days_of(int64_t y, int64_t m, int64_t d)

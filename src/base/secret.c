@@ -45,7 +45,7 @@ size_t secret_len(const struct secret *s) { return s ? s->n : 0; }
 
 static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-int secret_read_file(const char *path, struct secret **ret, struct err *e)
+static int read_file(const char *path, mode_t refused, struct secret **ret, struct err *e)
 {
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     struct stat st;
@@ -55,9 +55,9 @@ int secret_read_file(const char *path, struct secret **ret, struct err *e)
         return err_sys(e, RC_IO, errno, "secret file %s", path);
     if (S_ISDIR(st.st_mode))
         return err_set(e, RC_INVALID, "secret file %s is a directory", path);
-    if (st.st_mode & 0006)
-        return err_set(e, RC_DENIED, "secret file %s may be read or written by every user (mode %04o); run: chmod o-rwx %s", path,
-                       (unsigned)(st.st_mode & 07777), path);
+    if (st.st_mode & refused)
+        return err_set(e, RC_DENIED, "secret file %s may be %s by every user (mode %04o); run: chmod %s %s", path, refused & 0004 ? "read or written" : "written",
+                       (unsigned)(st.st_mode & 07777), refused & 0004 ? "o-rwx" : "o-w", path);
     char *text = xcalloc(1, SECRET_FILE_MAX + 1);
     size_t n = 0;
     int rc = RC_OK;
@@ -88,6 +88,9 @@ int secret_read_file(const char *path, struct secret **ret, struct err *e)
     free(text);
     return rc;
 }
+
+int secret_read_file(const char *path, struct secret **ret, struct err *e) { return read_file(path, 0006, ret, e); }
+int secret_read_projected(const char *path, struct secret **ret, struct err *e) { return read_file(path, 0002, ret, e); }
 
 struct secret *secret_take_env(const char *name)
 {

@@ -16,6 +16,8 @@ size_t         secret_len(const struct secret *s);
 /* Reads a file, trims white space at the ends; RC_INVALID when empty; RC_DENIED when any other user may read or write it
  * (mode & 0006), worker.md 3.2. */
 MUST_CHECK int secret_read_file(const char *path, struct secret **ret, struct err *e);
+/* The same for a short-lived token that a platform projects (a Kubernetes service account's file may be 0644 in its pod): others may read it, not write it. */
+MUST_CHECK int secret_read_projected(const char *path, struct secret **ret, struct err *e);
 /* Takes the variable out of this process's environment (wiping the text in place, so that /proc/self/environ holds it no
  * longer); NULL when unset or empty. */
 struct secret *secret_take_env(const char *name);

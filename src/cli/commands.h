@@ -1,4 +1,5 @@
-/* cli/commands.h - the table of commands: main() dispatches by it, help and shell completion are made from it. */
+/* cli/commands.h - the table of commands: main() dispatches by it, help and shell completion are made from it, and a test
+ * holds the man page against it (tests/e2e/test_cli.py). */
 #pragma once
 
 #include <stddef.h>
@@ -9,6 +10,8 @@ struct command {
     enum command_group group;
     int (*run)(int argc, char **argv);
     const char *summary;
+    const char *verbs;           /* what may follow the name, with spaces between; NULL: only options */
+    const char *noun, *noun_verbs;       /* one of them that is followed by a verb of its own, as `tunnel certificate add` */
 };
 extern const struct command commands[];
 extern const size_t n_commands;

@@ -1,5 +1,6 @@
 /* `outwork completion bash|zsh`: prints a script for the shell. The words come from the commands' own --help, so that they cannot drift. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/str.h"
 #include "cli/cmd.h"
@@ -11,27 +12,47 @@ static void print_words(void)
         printf("%s%s", i ? " " : "", commands[i].name);
 }
 
+static void print_case(const char *pattern, const char *words)
+{
+    printf("%s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")) ;;\n", pattern, words);
+}
+
+/* What follows a command's name. Where no word fits, the shell offers files. */
+static void print_verbs(void)
+{
+    for (size_t i = 0; i < n_commands; i++) {
+        const struct command *c = &commands[i];
+        if (!c->verbs)
+            continue;
+        char *noun = c->noun ? str_printf("        %s:%s", c->name, c->noun) : NULL, *own = str_printf("        %s:%s", c->name, c->name);
+        if (noun)
+            print_case(noun, c->noun_verbs);
+        print_case(own, c->verbs);
+        free(noun);
+        free(own);
+    }
+    printf("        help:help) COMPREPLY=($(compgen -W \"");
+    print_words();
+    printf("\" -- \"$cur\")) ;;\n");
+}
+
 static void print_bash(void)
 {
     printf("_outwork() {\n"
-           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}\n"
+           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]} verb=${COMP_WORDS[2]}\n"
            "    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
            "        COMPREPLY=($(compgen -W \"");
     print_words();
     printf("\" -- \"$cur\"))\n"
            "        return\n"
            "    fi\n"
+           "    case \"$verb\" in -*) verb= ;; esac\n"
            "    case \"$cur\" in\n"
-           "    -*) COMPREPLY=($(compgen -W \"$(outwork \"$cmd\" --help 2>/dev/null | grep -oE -- '--[a-z][a-z-]*')\" -- \"$cur\")) ;;\n"
+           "    -*) COMPREPLY=($(compgen -W \"$(outwork \"$cmd\" $verb --help 2>/dev/null | grep -oE -- '--[a-z][a-z-]*')\" -- \"$cur\")) ;;\n"
            "    *) case \"$prev\" in --*) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n"
-           "       *) case \"$cmd\" in\n"
-           "          key|environment-key|edge-key) COMPREPLY=($(compgen -W 'create list revoke' -- \"$cur\")) ;;\n"
-           "          tunnel) if [ \"$prev\" = certificate ]; then COMPREPLY=($(compgen -W 'add list archive' -f -- \"$cur\"));\n"
-           "              else COMPREPLY=($(compgen -W 'create list get archive reveal-token rotate-token connectors certificate' -f -- \"$cur\")); fi ;;\n"
-           "          audit) COMPREPLY=($(compgen -W 'verify head' -f -- \"$cur\")) ;;\n"
-           "          completion) COMPREPLY=($(compgen -W 'bash zsh' -- \"$cur\")) ;;\n"
-           "          worker) COMPREPLY=($(compgen -W 'run' -- \"$cur\")) ;;\n"
-           "          esac ;;\n"
+           "       *) case \"$cmd:$prev\" in\n");
+    print_verbs();
+    printf("          esac ;;\n"
            "       esac ;;\n"
            "    esac\n"
            "}\n"
@@ -49,7 +70,7 @@ int cmd_completion(int argc, char **argv)
         print_bash();
         return 0;
     }
-    bool help = argc == 2 && (str_eq(argv[1], "--help") || str_eq(argv[1], "-h"));
+    bool help = argc > 1 && (str_eq(argv[argc - 1], "--help") || str_eq(argv[argc - 1], "-h"));
     fprintf(help ? stdout : stderr,
             "Usage: outwork completion bash|zsh\n\n"
             "Prints a completion script. To use it now:        source <(outwork completion bash)\n"

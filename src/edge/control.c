@@ -271,7 +271,8 @@ static void on_beat(void *ctx, int rc, const struct http_response *r, const stru
         c->refused = rc == RC_OK && (r->status == 401 || r->status == 403);
         if (c->fails++ == 0)
             log_warn("edge.heartbeat_failed", "server=%s status=%d why=%s", c->c.base_url, rc == RC_OK ? r->status : 0,
-                     rc < 0 && e ? e->msg : c->refused ? "the server refuses the edge key" : "the answer is of no use");
+                     rc < 0 && e ? e->msg : c->refused ? "the server refuses the edge key"
+                     : r->status == 409 ? "another edge, with another edge key, has this id: each needs one of its own" : "the answer is of no use");
         set_reachable(c, false);
     }
     ev_timer_set(c->c.ev, &c->beat_timer, c->beat_again && j ? BEAT_DEBOUNCE_MS : beat_pause(c), on_beat_timer);

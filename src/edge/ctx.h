@@ -20,7 +20,6 @@ struct edge {
     struct tls_ctx *tls_gateway, *tls_provider, *tls_peer, *tls_peer_client;   /* in force; the last two may be NULL */
     struct tls_ctx **retired; size_t n_retired;                                /* of before a SIGHUP: connections may still use them */
     struct ranges gateway_allow, provider_allow, passthrough_allow;
-    struct sources *sources;
     struct door *gateway_door, *provider_door, *passthrough_door, *peer_door;  /* the last two may be NULL */
     struct link_budget budget;
     struct control *control;

@@ -25,6 +25,7 @@ enum { GUEST_HANDSHAKE = 1, GUEST_INPUT, GUEST_HELD, GUEST_ANSWER, GUEST_LAST_WO
 
 struct door {
     struct door_conf c;
+    struct sources *sources;            /* of this listener alone: what one is full of does not close another */
     int fd;
     char address[NET_ADDR_TEXT];
     struct ev_io io;
@@ -130,7 +131,7 @@ static void welcome(struct door *d, int fd, const struct net_addr *peer)
         refuse_source(d, fd, peer, REFUSE_SOURCE);
         return;
     }
-    struct source *src = source_enter(d->c.sources, peer);
+    struct source *src = source_enter(d->sources, peer);
     if (src->conns > d->c.per_source || src->fresh > d->c.fresh_per_source) {
         source_leave(src, true);
         refuse_source(d, fd, peer, REFUSE_SOURCE_LIMIT);
@@ -205,7 +206,10 @@ static void on_accept(struct ev_io *io, unsigned got)
     (void)got;
     struct door *d = container_of(io, struct door, io);
     for (int i = 0; i < DOOR_ACCEPT_TURN; i++) {
-        if (!room(d) && !make_room(d)) {
+        bool full = !room(d);
+        if (full && i > 0)
+            return;                     /* whether another one waits is told by the loop: no room is made for nobody */
+        if (full && !make_room(d)) {
             pause_accept(d);
             return;
         }
@@ -238,9 +242,11 @@ int door_new(const struct door_conf *c, struct door **ret, struct err *e)
         free(d);
         return err_wrap(e, rc, "%s.listen", c->name);
     }
+    d->sources = sources_new();
     net_addr_format(&bound, d->address);
     if (ev_io_start(c->ev, &d->io, d->fd, EV_READ, on_accept) < 0) {
         (void)close(d->fd);
+        sources_free(d->sources);
         free(d);
         return err_set(e, RC_NOMEM, "%s.listen: register with the event loop", c->name);
     }
@@ -265,6 +271,7 @@ void door_free(struct door *d)
     list_foreach (g, &d->guests, struct guest, node)
         close_guest(g);
     ev_timer_stop(&d->turns);
+    sources_free(d->sources);
     free(d);
 }
 

@@ -21,7 +21,6 @@ struct door;
 struct guest;
 struct door_conf {
     struct ev *ev;
-    struct sources *sources;             /* shared by all doors */
     const char *name;                    /* for logs: "gateway" */
     const char *listen;
     struct tls_ctx *const *tls;          /* where the context in force is; NULL: plain TCP */

@@ -78,7 +78,6 @@ static void edge_free(struct edge *e)
     door_free(e->provider_door);
     door_free(e->passthrough_door);
     door_free(e->peer_door);
-    sources_free(e->sources);
     tls_ctx_free(e->tls_gateway);
     tls_ctx_free(e->tls_provider);
     tls_ctx_free(e->tls_peer);
@@ -204,7 +203,6 @@ static int open_door(struct edge *e, const struct door_conf *more, const char *l
         return RC_OK;
     struct door_conf c = *more;
     c.ev = e->ev;
-    c.sources = e->sources;
     c.listen = listen;
     c.conns_max = (size_t)e->set.max_connections;
     c.fresh_max = (size_t)e->set.max_fresh;
@@ -266,7 +264,6 @@ static int start(struct edge *e, struct err *err)
         secret_free(cc.key);
         return rc;
     }
-    e->sources = sources_new();
     e->gateways = gateways_new(e);
     e->routes = routes_new(e);
     e->peers = peers_new(e);

@@ -146,6 +146,7 @@ static void on_link_ready(void *ctx, struct link *link)
 {
     (void)link;
     struct glink *l = ctx;
+    log_debug("edge.gateway_ready", "tunnel=%s connector=%s connection=%s", l->tunnel->id, l->connector, l->connection);     /* streams can be opened */
     double first = 1.0 - FIRST_ECHO_SPREAD * random_unit();
     ev_timer_set(l->g->e->ev, &l->echo, (int64_t)(first * (double)l->g->e->set.echo_ms), on_echo_due);
     control_changed(l->g->e->control);

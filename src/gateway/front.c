@@ -207,7 +207,10 @@ static void handshake(struct inner *c)
     if (rc < 0) {
         metric_add(&m_tls, 1);
         log_info("gateway.tls", "client=%s what=%s why=%s", c->carrier->ops->peer(c->carrier), "tls handshake failed", e.msg);
-        inner_close(c);
+        if (rc == RC_PROTO)
+            linger(c);                   /* the alert says why, and is to arrive */
+        else
+            inner_close(c);
         return;
     }
     c->state = INNER_IDLE;

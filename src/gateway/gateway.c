@@ -63,6 +63,7 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
 {
     char host[ROUTE_NAME_MAX + 8], until[RFC3339_MAX] = "?";
     int64_t now = clock_now_ms();
+    struct err e = { 0 };
     g->not_before_ms = g->not_after_ms = 0;
     (void)tls_ctx_validity(tls, &g->not_before_ms, &g->not_after_ms);
     rfc3339_format(g->not_after_ms, until);
@@ -70,6 +71,8 @@ static void look_at_leaf(struct gateway *g, const struct tls_ctx *tls)
         log_error("gateway.certificate", "file=%s expired=%s why=%s", g->set.cert_file, until, "clients refuse it: renew it");
     else if (g->not_after_ms - now < EXPIRY_SOON_MS)
         log_warn("gateway.certificate", "file=%s expires=%s", g->set.cert_file, until);
+    if (g->not_after_ms > now && tls_ctx_leaf(tls, now, &e) < 0)
+        log_warn("gateway.certificate", "file=%s why=%s", g->set.cert_file, e.msg);
     for (size_t i = 0; i < route_table_count(front_routes(g->front)); i++) {
         const struct route *r = route_table_at(front_routes(g->front), i);
         bool whole = strchr(r->name, '.') != NULL;
@@ -216,7 +219,8 @@ static int start_ws(struct gateway *g, struct err *e)
     struct net_addr a;
     char text[NET_ADDR_TEXT];
     TRY(net_addr_parse(g->set.listen_addr, &a, e));
-    TRY(ws_listen(g->ev, &a, NULL, g->front, &g->ws, e));
+    const struct ws_conf c = { .conns_max = (size_t)g->set.conns_max, .head_ms = g->set.head_ms };
+    TRY(ws_listen(g->ev, &a, &c, g->front, &g->ws, e));
     net_addr_format(ws_addr(g->ws), text);
     log_info("gateway.behind_cloudflared", "listen=%s", text);
     return RC_OK;
@@ -303,10 +307,16 @@ static int run(struct gateway *g, struct setup *s)
 
 static int check(struct ev *ev, int argc, char **argv)
 {
-    struct setup s;
+    struct setup s = { .env = NULL };
     struct err e = { 0 };
-    if (setup_load(ev, argc, argv, NULL, NULL, &s, &e) < 0)
-        return complain(EXIT_FAIL, &e);
+    bool quit = false;
+    int rc = conf_load(&gateway_program, argc, argv, &s.set, NULL, &quit, &e);
+    if (rc == RC_OK && !quit)
+        rc = setup_build(ev, conf_file(&gateway_program, argc, argv), &s, &e);
+    if (rc < 0 || quit) {
+        setup_done(&s);
+        return rc < 0 ? complain(EXIT_FAIL, &e) : EXIT_OK;
+    }
     for (size_t i = 0; i < route_table_count(s.routes); i++) {
         const struct route *r = route_table_at(s.routes, i);
         bool bare = s.set.tunnel_domain && *s.set.tunnel_domain && !strchr(r->name, '.');

@@ -3,7 +3,9 @@
 #include "gateway/init.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/base64.h"
 #include "base/buf.h"
@@ -18,7 +20,8 @@ enum { EXIT_DONE, EXIT_FAIL, EXIT_USAGE, EXIT_CREDENTIAL };
 #define TOKEN_VERSION_MAX 128
 
 struct settings {
-    char *api_url, *tunnel_id, *output, *token_version, *display_name, *key_file, *ca_file, *http_proxy, *https_proxy, *no_proxy, *api_key, *api_token;
+    char *api_url, *tunnel_id, *output, *token_version, *display_name, *key_file, *ca_file, *http_proxy, *https_proxy, *no_proxy, *api_key, *api_token,
+         *rule_id, *organization_id, *service_account_id, *workspace_id, *identity_file, *identity;
     struct conf_list edges;
     char *edge_ca;
     int64_t duration_ms, before_ms;
@@ -38,6 +41,16 @@ static const struct conf_key init_keys[] = {
       .help = "File with the API credential, not readable by others; or set ANTHROPIC_API_KEY or API_TOKEN. It is used now and stored nowhere." },
     { .name = "api-token", .type = CONF_STR, .field = F(api_token), .env = "API_TOKEN", .secret = true, .help = "The API credential." },
     { .name = "api-key", .type = CONF_STR, .field = F(api_key), .env = "ANTHROPIC_API_KEY", .secret = true, .help = "The API credential." },
+    { .name = "federation-rule-id", .type = CONF_STR, .field = F(rule_id), .env = "ANTHROPIC_FEDERATION_RULE_ID", .arg = "ID",
+      .help = "Instead of a credential: exchange the platform's identity token under this rule; ANTHROPIC_IDENTITY_TOKEN or --identity-token-file has the token." },
+    { .name = "organization-id", .type = CONF_STR, .field = F(organization_id), .env = "ANTHROPIC_ORGANIZATION_ID", .arg = "UUID", .help = "Of the federation rule." },
+    { .name = "service-account-id", .type = CONF_STR, .field = F(service_account_id), .env = "ANTHROPIC_SERVICE_ACCOUNT_ID", .arg = "ID",
+      .help = "Act as this one; without it the rule says." },
+    { .name = "workspace-id", .type = CONF_STR, .field = F(workspace_id), .env = "ANTHROPIC_WORKSPACE_ID", .arg = "ID",
+      .help = "Needed when the rule covers several workspaces; `default` is one." },
+    { .name = "identity-token-file", .type = CONF_STR, .field = F(identity_file), .env = "ANTHROPIC_IDENTITY_TOKEN_FILE", .arg = "FILE",
+      .help = "The identity token (OpenID Connect), such as a projected service account token." },
+    { .name = "identity-token", .type = CONF_STR, .field = F(identity), .env = "ANTHROPIC_IDENTITY_TOKEN", .secret = true, .help = "The identity token itself." },
     { .name = "display-name", .type = CONF_STR, .field = F(display_name), .arg = "TEXT", .help = "Name of a tunnel that is created." },
     ROW_DURATION,
     { .name = "renew-before", .type = CONF_DUR, .field = F(before_ms), .dflt = "720h", .arg = "TIME", .help = "Make a new leaf when the one there has less time left." },
@@ -88,15 +101,28 @@ static int open_output(const char *output, struct keydir **ret, struct err *e)
     return *path ? keydir_open(path, ret, e) : err_set(e, RC_INVALID, "output: dir:PATH is expected");
 }
 
-static struct secret *credential(struct settings *s, struct err *e)
+/* What the service shall know us by: one credential, or an identity token to exchange. Either pointer is owned by the caller. */
+static int credential(struct settings *s, struct secret **ret_key, struct secret **ret_identity, struct err *e)
 {
-    struct secret *c = NULL;
+    char *key = s->api_token ? s->api_token : s->api_key;
+    if (s->rule_id) {
+        if (s->key_file || key)
+            return err_set(e, RC_INVALID, "both a credential and a federation rule are given: unset one");
+        if (!s->organization_id)
+            return err_set(e, RC_INVALID, "a federation rule needs --organization-id (or ANTHROPIC_ORGANIZATION_ID)");
+        if (!s->identity_file == !s->identity)
+            return err_set(e, RC_INVALID, "a federation rule needs exactly one of ANTHROPIC_IDENTITY_TOKEN_FILE and ANTHROPIC_IDENTITY_TOKEN");
+        if (s->identity_file)
+            return secret_read_projected(s->identity_file, ret_identity, e);
+        *ret_identity = secret_from_str(s->identity);
+        return RC_OK;
+    }
     if (s->key_file)
-        return secret_read_file(s->key_file, &c, e) == RC_OK ? c : NULL;
-    char *text = s->api_token ? s->api_token : s->api_key;
-    if (!text)
-        (void)err_set(e, RC_UNAUTHORIZED, "no credential: set ANTHROPIC_API_KEY or API_TOKEN, or name a file with --key-file");
-    return secret_from_str(text);            /* wipes the setting's text */
+        return secret_read_file(s->key_file, ret_key, e);
+    if (!key)
+        return err_set(e, RC_UNAUTHORIZED, "no credential: set ANTHROPIC_API_KEY or API_TOKEN, name a file with --key-file, or give a federation rule");
+    *ret_key = secret_from_str(key);         /* wipes the setting's text */
+    return RC_OK;
 }
 
 /* ---- the steps ---- */
@@ -224,9 +250,16 @@ static void put_yaml(struct buf *b, const char *s)
     (void)js_write_string(b, s, strlen(s));
 }
 
+/* Whole: the gateway may be started in another directory. */
+static char *whole_path(const char *path)
+{
+    char *there = realpath(path, NULL);
+    return there ? there : str_dup(path);
+}
+
 static int write_config(struct setup *x, struct err *e)
 {
-    const char *dir = keydir_path(x->dir);
+    AUTO_FREE char *dir = whole_path(keydir_path(x->dir));
     struct buf b;
     if (keydir_has(x->dir, "config.yaml"))
         return RC_OK;
@@ -239,15 +272,16 @@ static int write_config(struct setup *x, struct err *e)
         buf_puts(&b, files[i].key);
         put_yaml(&b, path);
     }
-    buf_puts(&b, x->s->edges.n ? "\nedge:\n" : "\n# edge: [\"edge.example.com:7443\"]       # without it the token names the edge\n");
+    buf_puts(&b, x->s->edges.n ? "\nedge:\n" : "\n# edge: [\"edge.example.com:8443\"]       # without it the token names the edge\n");
     for (size_t i = 0; i < x->s->edges.n; i++) {
         buf_puts(&b, "  - ");
         put_yaml(&b, x->s->edges.item[i]);
         buf_puts(&b, "\n");
     }
     if (x->s->edge_ca) {
+        AUTO_FREE char *ca = whole_path(x->s->edge_ca);
         buf_puts(&b, "edge_ca: ");
-        put_yaml(&b, x->s->edge_ca);
+        put_yaml(&b, ca);
         buf_puts(&b, "\n");
     }
     buf_printf(&b, "# admin_listen: 127.0.0.1:8410           # /healthz /readyz /metrics\n"
@@ -284,16 +318,25 @@ static int init(struct settings *s)
         return usage(&init_program, "--display-name has 1 to 255 characters");
     if (s->token_version && (!*s->token_version || strlen(s->token_version) > TOKEN_VERSION_MAX || strpbrk(s->token_version, "\r\n")))
         return usage(&init_program, "--token-version is a line of 1 to 128 characters");
-    AUTO_PTR(secret) key = credential(s, &e);
-    if (!key)
-        return fail(&init_program, e.rc, &e);
+    if (s->edge_ca && access(s->edge_ca, R_OK) < 0)
+        return usage(&init_program, "--edge-ca names a file that cannot be read");
+    AUTO_PTR(secret) key = NULL;
+    AUTO_PTR(secret) identity = NULL;
+    int rc = credential(s, &key, &identity, &e);
+    if (rc == RC_INVALID && s->rule_id && !identity)
+        return usage(&init_program, e.msg);
+    if (rc < 0)
+        return fail(&init_program, rc, &e);
     AUTO_PTR(keydir) dir = NULL;
     AUTO_PTR(init_api) api = NULL;
     struct init_api_conf c = { .base = s->api_url, .credential = key, .ca_file = s->ca_file, .http_proxy = s->http_proxy, .https_proxy = s->https_proxy,
                                .no_proxy = s->no_proxy };
-    int rc = open_output(s->output, &dir, &e);
+    const struct init_identity who = { identity, s->rule_id, s->organization_id, s->service_account_id, s->workspace_id };
+    rc = open_output(s->output, &dir, &e);
     if (rc == RC_OK)
         rc = init_api_new(&c, &api, &e);
+    if (rc == RC_OK && identity)
+        rc = init_api_exchange(api, &who, &e);
     struct setup x = { .dir = dir, .api = api, .s = s };
     if (rc == RC_OK)
         rc = steps(&x, &e);

@@ -7,7 +7,13 @@
 #include "base/str.h"
 #include "http/client.h"
 
-#define HEADERS "anthropic-version: 2023-06-01\r\nanthropic-beta: mcp-tunnels-2026-06-22\r\n"
+#define VERSION "anthropic-version: 2023-06-01\r\n"
+#define JSON_BODY "content-type: application/json\r\n"
+#define BETA_TUNNELS "anthropic-beta: mcp-tunnels-2026-06-22\r\n"
+#define BETA_TUNNELS_OAUTH "anthropic-beta: oauth-2025-04-20,mcp-tunnels-2026-06-22\r\n"          /* api.md 1.1: with a credential that was exchanged */
+#define BETA_EXCHANGE "anthropic-beta: oauth-2025-04-20,oidc-federation-2026-04-01\r\n"
+#define EXCHANGE_PATH "/v1/oauth/token"
+#define ASSERTION_MAX (16 * KIB)             /* more is no JWT but some other file */
 #define TIMEOUT_MS 30000
 #define ANSWER_MAX (1 * MIB)
 #define PAGES_MAX 20                         /* of the list of certificates, archived ones are not in it */
@@ -17,6 +23,7 @@ struct init_api {
     struct ev *ev;
     struct http_client *http;
     const struct secret *credential;
+    struct secret *exchanged;                /* owned; `credential` then points to it */
     char *base;
     /* of the call that runs */
     bool done;
@@ -48,6 +55,7 @@ void init_api_free(struct init_api *a)
     if (a->ev)
         ev_free(a->ev);
     json_decref(a->json);
+    secret_free(a->exchanged);
     free(a->base);
     free(a);
 }
@@ -90,14 +98,12 @@ static int rc_of(int status)
     }
 }
 
-/* `body` is taken, NULL: none. On RC_OK the answer is in a->json, which is an object. */
-static int call(struct init_api *a, const char *method, const char *path, json_t *take_body, struct err *e)
+/* Runs one request to its end. On RC_OK the status is a->status and a JSON body, if there is one, in a->json. */
+static int exchange(struct init_api *a, const char *method, const char *path, const char *headers, const char *text, struct err *e)
 {
-    AUTO_JS body = take_body;
     AUTO_FREE char *url = str_printf("%s%s", a->base, path);
-    AUTO_FREE char *text = body ? js_text(body) : NULL;
-    struct http_request q = { .method = method, .url = url, .headers = text ? HEADERS "content-type: application/json\r\n" : HEADERS, .bearer = a->credential,
-                              .body = text, .body_n = text ? strlen(text) : 0, .timeout_ms = TIMEOUT_MS, .body_max = ANSWER_MAX, .on_done = on_done, .ctx = a };
+    struct http_request q = { .method = method, .url = url, .headers = headers, .bearer = a->credential, .body = text, .body_n = text ? strlen(text) : 0,
+                              .timeout_ms = TIMEOUT_MS, .body_max = ANSWER_MAX, .on_done = on_done, .ctx = a };
     json_decref(TAKE(a->json));
     a->done = false;
     (void)http_call_start(a->http, &q);
@@ -107,13 +113,87 @@ static int call(struct init_api *a, const char *method, const char *path, json_t
         *e = a->err;
         return err_wrap(e, a->rc, "%s %s", method, path);
     }
-    if (a->status / 100 == 2)
-        return json_is_object(a->json) ? RC_OK : err_set(e, RC_PROTO, "%s %s: the answer is no JSON object; is %s the service?", method, path, a->base);
+    return RC_OK;
+}
+
+static int refused(struct init_api *a, const char *method, const char *path, const char *hint, struct err *e)
+{
     const char *said = js_str(a->json, "error.message");
-    const char *hint = a->status == 401   ? " (the credential is unknown, expired or revoked)"
-                       : a->status == 403 ? " (the credential may not manage tunnels, or not of this workspace)"
-                                          : "";
+    said = said ? said : js_str(a->json, "error_description");              /* an OAuth answer (RFC 6749 5.2) */
     return err_set(e, rc_of(a->status), "%s %s: HTTP %d%s%.300s%s", method, path, a->status, said ? ": " : "", said ? said : "", hint);
+}
+
+static int no_object(struct init_api *a, const char *method, const char *path, struct err *e)
+{
+    return err_set(e, RC_PROTO, "%s %s: the answer is no JSON object; is %s the service?", method, path, a->base);
+}
+
+/* `body` is taken, NULL: none. On RC_OK the answer is in a->json, which is an object. */
+static int call(struct init_api *a, const char *method, const char *path, json_t *take_body, struct err *e)
+{
+    AUTO_JS body = take_body;
+    AUTO_FREE char *text = body ? js_text(body) : NULL;
+    AUTO_FREE char *headers = str_printf("%s%s%s", VERSION, a->exchanged ? BETA_TUNNELS_OAUTH : BETA_TUNNELS, text ? JSON_BODY : "");
+    TRY(exchange(a, method, path, headers, text, e));
+    if (a->status / 100 == 2)
+        return json_is_object(a->json) ? RC_OK : no_object(a, method, path, e);
+    return refused(a, method, path,
+                   a->status == 401   ? " (the credential is unknown, expired or revoked)"
+                   : a->status == 403 ? " (the credential may not manage tunnels, or not of this workspace)"
+                                      : "", e);
+}
+
+/* jansson would only free a text. */
+static void wipe_json_text(const char *text)
+{
+    if (text)
+        wipe((char *)(uintptr_t)text, strlen(text));
+}
+
+static bool in_the_clear(const char *base)
+{
+    static const char *const fine[] = { "https://", "http://localhost", "http://127.0.0.1", "http://[::1]" };
+    for (size_t i = 0; i < COUNT_OF(fine); i++) {
+        size_t n = strlen(fine[i]);
+        if (str_prefix(base, fine[i]) && (i == 0 || !base[n] || strchr(":/", base[n])))
+            return false;
+    }
+    return true;
+}
+
+int init_api_exchange(struct init_api *a, const struct init_identity *id, struct err *e)
+{
+    if (in_the_clear(a->base))
+        return err_set(e, RC_DENIED, "the identity token would cross the network in the clear: %s is not https", a->base);
+    if (secret_len(id->token) > ASSERTION_MAX)
+        return err_set(e, RC_INVALID, "the identity token has %zu bytes, more than any token: is its path right?", secret_len(id->token));
+    AUTO_JS body = json_object();
+    js_set_str(body, "grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+    js_set_str(body, "assertion", secret_text(id->token));
+    js_set_str(body, "federation_rule_id", id->rule_id);
+    js_set_str(body, "organization_id", id->organization_id);
+    if (id->service_account_id)
+        js_set_str(body, "service_account_id", id->service_account_id);
+    if (id->workspace_id)
+        js_set_str(body, "workspace_id", id->workspace_id);
+    AUTO_FREE char *text = js_text(body);
+    int rc = exchange(a, "POST", EXCHANGE_PATH, BETA_EXCHANGE JSON_BODY, text, e);
+    wipe(text, strlen(text));
+    wipe_json_text(js_str(body, "assertion"));
+    TRY(rc);
+    if (a->status / 100 != 2)
+        return refused(a, "POST", EXCHANGE_PATH,
+                       a->status != 401    ? ""
+                       : id->workspace_id ? " (the federation rule does not match the identity token)"
+                                          : " (the federation rule does not match the identity token; one for several workspaces needs ANTHROPIC_WORKSPACE_ID)", e);
+    const char *t = js_str(a->json, "access_token");
+    size_t n = t ? strlen(t) : 0;
+    if (n == 0 || n > TOKEN_TEXT_MAX || strpbrk(t, " \t\r\n"))
+        return err_set(e, RC_PROTO, "POST " EXCHANGE_PATH ": the answer has no usable access_token");
+    a->exchanged = secret_new(t, n);
+    a->credential = a->exchanged;
+    wipe_json_text(t);
+    return RC_OK;
 }
 
 static int tunnel_of(struct init_api *a, struct init_tunnel *ret, struct err *e)
@@ -201,6 +281,6 @@ int init_api_token(struct init_api *a, const char *tunnel_id, bool rotate, struc
     if (n == 0 || n > TOKEN_TEXT_MAX || strpbrk(t, " \t\r\n"))
         return err_set(e, RC_PROTO, "the service's answer has no usable tunnel_token");
     *ret = secret_new(t, n);
-    wipe((char *)(uintptr_t)t, n);           /* jansson would only free it */
+    wipe_json_text(t);
     return RC_OK;
 }

@@ -11,12 +11,17 @@
 struct init_api;
 struct init_api_conf {
     const char *base;                        /* "https://api.example.com" */
-    const struct secret *credential;         /* sent as Authorization: Bearer; borrowed, never kept longer */
+    const struct secret *credential;         /* sent as Authorization: Bearer; borrowed, never kept longer. NULL: call init_api_exchange first. */
     const char *ca_file, *http_proxy, *https_proxy, *no_proxy;
 };
 MUST_CHECK int init_api_new(const struct init_api_conf *c, struct init_api **ret, struct err *e);
 void init_api_free(struct init_api *a);
 DEFINE_AUTO(init_api);
+
+/* Workload identity (tunnels.md 2.5): an OpenID Connect token of the platform is exchanged for a short-lived credential, which the calls below use. Refused for a
+ * service that is not reached by https, except on loopback: the token would cross the network in the clear. */
+struct init_identity { const struct secret *token; const char *rule_id, *organization_id, *service_account_id, *workspace_id; /* the last two may be NULL */ };
+MUST_CHECK int init_api_exchange(struct init_api *a, const struct init_identity *id, struct err *e);
 
 /* All: RC_UNAUTHORIZED, RC_DENIED, RC_NOT_FOUND, RC_INVALID with the service's own words; RC_PROTO: an answer that is not what the API promises. */
 struct init_tunnel { char id[INIT_API_TEXT_MAX], domain[INIT_API_TEXT_MAX]; bool archived; };

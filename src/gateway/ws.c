@@ -58,6 +58,7 @@ struct conn {
     struct ev_io io;
     struct ev_timer timer;               /* head; kick of the front; linger */
     enum phase phase;
+    int64_t since_ms;                    /* when this phase began */
     bool raw, want_read, want_write, front_waits, closing, got_close, hup, in_callback, dead, cut;
     struct ws_in in;
     struct buf head;                     /* the request while it is incomplete */
@@ -75,7 +76,7 @@ static void on_io(struct ev_io *io, unsigned got);
 
 static void accept_again(struct ws_listener *l)
 {
-    if (!l->stopped && l->n_conns < l->conns_max && !ev_timer_armed(&l->pause))
+    if (!l->stopped && !ev_timer_armed(&l->pause))
         ev_io_want(&l->io, EV_READ);
 }
 
@@ -89,7 +90,8 @@ static void destroy(struct conn *c)
     buf_wipe(&c->out);
     metric_add(&ws_metric_conns, -1);
     if (c->l) {
-        c->l->n_conns--;
+        if (c->l->n_conns-- >= c->l->conns_max)
+            ev_timer_stop(&c->l->pause);         /* which waited for room */
         accept_again(c->l);
     }
     wipe(c->mem, sizeof c->mem);
@@ -133,6 +135,7 @@ static void on_linger_end(struct ev_timer *t)
 static void linger(struct conn *c)
 {
     c->phase = PHASE_LINGER;
+    c->since_ms = ev_now_ms(c->ev);
     c->want_read = true;
     int rc = c->hup || c->cut ? RC_CLOSED : flush(c);
     if (!c->l || rc == RC_CLOSED || (rc == RC_OK && shutdown(c->fd, SHUT_WR) < 0)) {     /* without a listener the program is about to end */
@@ -585,6 +588,7 @@ static void conn_new(struct ws_listener *l, int fd, const struct net_addr *peer)
     c->l = l;
     c->ev = l->ev;
     c->fd = fd;
+    c->since_ms = ev_now_ms(l->ev);
     c->want_read = true;
     buf_init(&c->head, HTTP_HEAD_MAX + READ_MAX);
     buf_init(&c->out, OUT_MAX);
@@ -605,11 +609,28 @@ static void on_pause(struct ev_timer *t)
     accept_again(container_of(t, struct ws_listener, pause));
 }
 
+/* At the limit one that has asked nothing, or has had its answer and does not close, makes room: silent ones do not keep others out. Not one that came just now. */
+static bool make_room(struct ws_listener *l)
+{
+    list_foreach(c, &l->conns, struct conn, link) {
+        if (c->phase == PHASE_CARRIER || ev_now_ms(l->ev) - c->since_ms < WS_PATIENCE_MS)
+            continue;
+        destroy(c);
+        return true;
+    }
+    return false;
+}
+
 static void on_accept(struct ev_io *io, unsigned got)
 {
     (void)got;
     struct ws_listener *l = container_of(io, struct ws_listener, io);
-    for (int i = 0; i < ACCEPT_ROUNDS && l->n_conns < l->conns_max; i++) {
+    if (l->n_conns >= l->conns_max && !make_room(l)) {
+        ev_io_want(io, 0);
+        ev_timer_set(l->ev, &l->pause, ACCEPT_PAUSE_MS, on_pause);
+        return;
+    }
+    for (int i = 0; i < ACCEPT_ROUNDS && l->n_conns < l->conns_max; i++) {       /* at the limit again: the loop tells whether another one waits */
         struct net_addr peer = { .len = sizeof peer.ss };
         int fd = accept4(l->fd, (struct sockaddr *)&peer.ss, &peer.len, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
@@ -623,8 +644,6 @@ static void on_accept(struct ev_io *io, unsigned got)
             return;
         }
     }
-    if (l->n_conns >= l->conns_max)
-        ev_io_want(io, 0);
 }
 
 int ws_listen(struct ev *ev, const struct net_addr *a, const struct ws_conf *conf, struct front *f, struct ws_listener **ret, struct err *e)

@@ -12,8 +12,9 @@
 #include "gateway/carrier.h"
 #include "net/net.h"
 
-#define WS_CONNS_MAX 4096                /* connections of one listener; the next ones wait in the backlog */
+#define WS_CONNS_MAX 4096                /* connections of one listener; the next ones wait in the backlog, where one without a request makes room after WS_PATIENCE_MS */
 #define WS_HEAD_MS 10000                 /* time to send the first byte and the whole upgrade request */
+#define WS_PATIENCE_MS 1000
 
 struct ws_conf { size_t conns_max; int64_t head_ms; };   /* 0: the defaults above */
 struct ws_listener;

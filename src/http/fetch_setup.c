@@ -51,10 +51,20 @@ static bool has_header(const struct fetch_request *r, const char *name)
     return false;
 }
 
+/* To libcurl "name:" means to send no such header; one without a value is "name;". */
+static int add_callers(struct fetch_call *c, const char *line)
+{
+    size_t n = strcspn(line, ":");
+    if (!line[n] || line[n + 1 + strspn(line + n + 1, " \t")])
+        return add_header(c, line);
+    AUTO_FREE char *empty = str_printf("%.*s;", (int)n, line);
+    return add_header(c, empty);
+}
+
 static int add_headers(struct fetch_call *c, const struct fetch_request *r)
 {
     for (size_t i = 0; i < r->n_headers; i++)
-        TRY(add_header(c, r->headers[i]));
+        TRY(add_callers(c, r->headers[i]));
     TRY(add_header(c, "Expect:"));          /* no waiting for "100 Continue" before a large body */
     if (!has_header(r, "content-type"))
         TRY(add_header(c, "Content-Type:"));/* nor a form's type by default */

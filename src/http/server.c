@@ -53,7 +53,21 @@ static bool accept_error_is_transient(int err)      /* concerns one connection o
 static void on_accept_again(struct ev_timer *t)
 {
     struct http_server *s = container_of(t, struct http_server, accept_timer);
+    s->full = false;
     ev_io_want(&s->listen_io, EV_READ);
+}
+
+/* At the limit the connection that has asked nothing for the longest time makes room, so that silent ones do not keep others out; not one that came just now. */
+static bool make_room(struct http_server *s)
+{
+    struct conn *oldest = NULL;
+    list_foreach (c, &s->conns, struct conn, node)
+        if ((c->state == CONN_HANDSHAKE || c->state == CONN_IDLE || c->state == CONN_HEAD) && (!oldest || c->since_ms < oldest->since_ms))
+            oldest = c;
+    if (!oldest || ev_now_ms(s->ev) - oldest->since_ms < HTTP_PATIENCE_MS)
+        return false;
+    conn_close(oldest);
+    return true;
 }
 
 static void on_accept(struct ev_io *io, unsigned got)
@@ -62,8 +76,13 @@ static void on_accept(struct ev_io *io, unsigned got)
     struct http_server *s = container_of(io, struct http_server, listen_io);
     atomic_store_explicit(&s->loop_thread, pthread_self(), memory_order_relaxed);
     for (int i = 0; i < ACCEPT_TURN; i++) {
-        if (s->n_conns >= s->conf.limits.conns_max) {
+        bool full = s->n_conns >= s->conf.limits.conns_max;
+        if (full && i > 0)
+            return;                                 /* whether another one waits is told by the loop: no room is made for nobody */
+        if (full && !make_room(s)) {
+            s->full = true;
             ev_io_want(io, 0);                      /* the next ones wait in the backlog */
+            ev_timer_set(s->ev, &s->accept_timer, ACCEPT_PAUSE_MS, on_accept_again);
             return;
         }
         struct net_addr peer = { .len = sizeof peer.ss };
@@ -101,8 +120,11 @@ void server_conn_gone(struct http_server *s)
 {
     s->n_conns--;
     metric_add(&http_metric_conns, -1);
-    if (s->listen_io.ev && !ev_timer_armed(&s->accept_timer))
+    if (s->listen_io.ev && (s->full || !ev_timer_armed(&s->accept_timer))) {
+        ev_timer_stop(&s->accept_timer);
+        s->full = false;
         ev_io_want(&s->listen_io, EV_READ);
+    }
     drain_check(s);
 }
 

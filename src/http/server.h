@@ -13,11 +13,13 @@
 #include "net/net.h"
 #include "tls/tls.h"
 
+#define HTTP_PATIENCE_MS 1000
+
 struct http_server;
 struct http_req;
 
 struct http_limits {
-    size_t  conns_max;              /* accepted at once; the next ones wait in the backlog */
+    size_t  conns_max;              /* accepted at once; the next ones wait in the backlog, where one that asks nothing makes room after HTTP_PATIENCE_MS */
     size_t  body_max;               /* bytes of one request body */
     size_t  bodies_max;             /* bytes of all bodies in memory; over it new ones get 503 + retry-after */
     int64_t head_ms, body_ms, idle_ms, write_ms;   /* time to send a head, per 64 KiB of body, between requests, without write progress */

@@ -331,5 +331,6 @@ void conn_new(struct http_server *s, int fd, const struct net_addr *peer)
     s->n_conns++;
     metric_add(&http_metric_conns, 1);
     list_add_tail(&s->conns, &c->node);
+    c->since_ms = ev_now_ms(s->ev);
     conn_deadline(c, s->conf.limits.head_ms);
 }

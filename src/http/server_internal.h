@@ -53,6 +53,7 @@ struct conn {
     struct http_stream *stream;
     struct ev_timer timer, kick;
     int64_t deadline_ms, timer_at_ms;       /* INT64_MAX: none */
+    int64_t since_ms;                       /* since when we wait for it to ask something: its beginning, or its last answer */
     int unread;                             /* bytes in the kernel's send queue when we last looked, see conn_unread() */
     struct net_addr peer;
 };
@@ -99,7 +100,7 @@ struct http_server {
     struct ev_timer accept_timer, drain_timer, drain_done;
     struct list conns, dirty;
     size_t n_conns, bodies;
-    bool draining, closed, flush_posted, done_armed;
+    bool draining, closed, flush_posted, done_armed, full;
     void (*drain_cb)(void *ctx);
     void *drain_ctx;
     _Atomic pthread_t loop_thread;          /* set when a connection is accepted: before any request exists */

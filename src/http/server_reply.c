@@ -78,6 +78,7 @@ static void answer_done(struct conn *c)
         return;
     }
     c->state = CONN_IDLE;
+    c->since_ms = ev_now_ms(c->s->ev);
     conn_deadline(c, c->s->conf.limits.idle_ms);
     if (!c->processing && (ahead || c->tls_more))
         conn_kick(c);

@@ -33,6 +33,7 @@ struct sse_decoder {
     size_t max;
     unsigned bom;               /* bytes of the leading BOM matched; BOM_DONE afterwards */
     bool has_data, has_id, skip_lf;
+    int64_t retry_ms;
 };
 
 #define BOM "\xEF\xBB\xBF"
@@ -42,6 +43,7 @@ struct sse_decoder *sse_decoder_new(size_t event_max)
 {
     struct sse_decoder *d = xcalloc(1, sizeof *d);
     d->max = event_max;
+    d->retry_ms = -1;
     buf_init(&d->line, event_max);
     buf_init(&d->data, event_max);
     buf_init(&d->event, SSE_SMALL_MAX);
@@ -100,6 +102,21 @@ static int field_data(struct sse_decoder *d, struct slice v, bool whole)
     return put(&d->data, v);
 }
 
+/* Digits alone count, as the standard has it. */
+static void field_retry(struct sse_decoder *d, struct slice v)
+{
+    char text[16];
+    int64_t ms;
+    if (v.n == 0 || v.n >= sizeof text)
+        return;
+    memcpy(text, v.p, v.n);
+    text[v.n] = '\0';
+    if (text[strspn(text, "0123456789")] == '\0' && str_to_i64(text, 0, INT64_MAX, &ms) == RC_OK)
+        d->retry_ms = ms;
+}
+
+int64_t sse_retry_ms(const struct sse_decoder *d) { return d->retry_ms; }
+
 static int on_line(struct sse_decoder *d, struct slice l, bool whole, int (*cb)(void *, const struct sse_event *), void *ctx)
 {
     if (l.n == 0)
@@ -124,7 +141,9 @@ static int on_line(struct sse_decoder *d, struct slice l, bool whole, int (*cb)(
         d->has_id = true;                               /* stays for later frames, as the standard has it */
         return put(&d->id, v);
     }
-    return RC_OK;                                       /* "retry" and unknown fields */
+    if (slice_eq(k, "retry"))
+        field_retry(d, v);
+    return RC_OK;                                       /* unknown fields */
 }
 
 /* A part of a line, or with `end` its last part. */

@@ -14,6 +14,8 @@ struct sse_event { const char *event; const char *id; const char *data; size_t d
 struct sse_decoder;
 struct sse_decoder *sse_decoder_new(size_t event_max);
 void sse_decoder_free(struct sse_decoder *d);
+/* The last valid "retry" of the stream: how long its reader is to wait before it connects again, in ms; -1: none. */
+int64_t sse_retry_ms(const struct sse_decoder *d);
 /* Feeds bytes; `cb` runs for each complete frame that has data. RC_OK; RC_TOO_LARGE: a frame over event_max (the stream must be dropped);
  * or the negative code that cb returned (feeding stops). LF, CRLF and CR end lines; a leading BOM and comments are skipped. */
 MUST_CHECK int sse_feed(struct sse_decoder *d, const char *p, size_t n, int (*cb)(void *ctx, const struct sse_event *ev), void *ctx);

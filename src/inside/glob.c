@@ -106,6 +106,32 @@ static bool part_match(const char *p, size_t pn, const char *s, size_t sn)
     return true;
 }
 
+/* Most parts are a name, or one star between two texts: these are two comparisons. A text that begins within a code point is left to the matcher. */
+static uint16_t part_kind(const char *p, size_t n)
+{
+    unsigned star = GLOB_PLAIN;
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] == '?' || p[i] == '[' || p[i] == '\\' || (p[i] == '*' && star != GLOB_PLAIN))
+            return GLOB_SPECIAL;
+        if (p[i] == '*') {
+            star = (unsigned)i;
+            if (i + 1 < n && ((unsigned char)p[i + 1] & 0xc0) == 0x80)
+                return GLOB_SPECIAL;
+        }
+    }
+    return (uint16_t)star;
+}
+
+static bool name_match(const char *p, size_t pn, unsigned star, const char *s, size_t sn)
+{
+    if (star == GLOB_SPECIAL)
+        return part_match(p, pn, s, sn);
+    if (star == GLOB_PLAIN)
+        return pn == sn && memcmp(p, s, sn) == 0;
+    size_t tail = pn - star - 1;
+    return sn >= star + tail && memcmp(p + star + 1, s + sn - tail, tail) == 0 && memcmp(p, s, star) == 0;
+}
+
 /* Splits one brace-free pattern into parts. */
 static const char *add_alternative(struct glob *g, const char *p, size_t n)
 {
@@ -143,6 +169,7 @@ static const char *add_alternative(struct glob *g, const char *p, size_t n)
         }
         alt->part[alt->n].off = (uint16_t)(g->text_n + from);
         alt->part[alt->n].len = (uint16_t)len;
+        alt->part[alt->n].star = part_kind(part, len);
         alt->n++;
     }
     if (alt->n == 0)
@@ -239,7 +266,7 @@ bool glob_step(const struct glob *g, const struct glob_state *from, const char *
         uint64_t now = from->at[a], next = now & g->alt[a].globstar, end = 1ull << g->alt[a].n;
         for (uint64_t todo = now & ~end & ~g->alt[a].globstar; todo; todo &= todo - 1) {
             unsigned i = (unsigned)__builtin_ctzll(todo);
-            if (part_match(g->text + g->alt[a].part[i].off, g->alt[a].part[i].len, name, n))
+            if (name_match(g->text + g->alt[a].part[i].off, g->alt[a].part[i].len, g->alt[a].part[i].star, name, n))
                 next |= 2ull << i;
         }
         next = closure(next, g->alt[a].globstar);

@@ -12,9 +12,12 @@
 #define GLOB_BRACES_MAX 16          /* {} groups in one pattern */
 #define GLOB_PARTS_MAX 63           /* components between slashes: one bit each and one for the end */
 #define GLOB_TEXT_MAX 32768
+#define GLOB_PLAIN 0xffffu
+#define GLOB_SPECIAL 0xfffeu
 
 struct glob {
-    struct { uint64_t globstar; unsigned n; struct { uint16_t off, len; } part[GLOB_PARTS_MAX]; } alt[GLOB_ALTS_MAX];
+    /* `star`: where the only star of a part without other specials is; GLOB_PLAIN when it has none, GLOB_SPECIAL when it needs the matcher. */
+    struct { uint64_t globstar; unsigned n; struct { uint16_t off, len, star; } part[GLOB_PARTS_MAX]; } alt[GLOB_ALTS_MAX];
     unsigned n_alts;
     size_t   text_n;
     char     text[GLOB_TEXT_MAX];

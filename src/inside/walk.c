@@ -137,12 +137,28 @@ static int newest_first(const void *x, const void *y)
     return strcmp(a->path, b->path);
 }
 
+static void put_hit(struct answer *a, const char *base, size_t base_n, const char *path, bool later)
+{
+    size_t n = strlen(path);
+    char *to = answer_room(a, later + base_n + 1 + n);
+    if (!to)
+        return;
+    if (later)
+        *to++ = '\n';
+    memcpy(to, base, base_n);
+    to += base_n;
+    *to++ = '/';
+    memcpy(to, path, n);
+    a->n += later + base_n + 1 + n;
+}
+
 static void put_hits(struct walk *w, const char *base, struct answer *a)
 {
     if (w->n_hits)
         qsort(w->hits, w->n_hits, sizeof *w->hits, newest_first);
+    size_t base_n = base[1] ? strlen(base) : 0;
     for (size_t i = 0; i < w->n_hits && i < RESULTS_MAX; i++)
-        answer_printf(a, "%s%s%s%s", i ? "\n" : "", base, base[1] ? "/" : "", w->hits[i].path);
+        put_hit(a, base, base_n, w->hits[i].path, i > 0);
     if (w->n_hits == 0)
         answer_puts(a, "no matches");
     if (w->n_hits > RESULTS_MAX)

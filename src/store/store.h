@@ -14,7 +14,7 @@
 
 struct store;
 
-/* What changed, told after the commit on a backend thread: must be quick and thread-safe. A missed note costs latency, never data. */
+/* What changed, told on a backend thread after the commit and before the operation returns: must be quick and thread-safe. A missed note costs latency, never data. */
 enum store_note {
     STORE_NOTE_EVENTS,       /* id = session: its log grew (or the session was deleted) */
     STORE_NOTE_RUN,          /* id = session: the agent loop has something to look at */

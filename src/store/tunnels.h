@@ -11,7 +11,7 @@ struct store_page;
 struct store_tunnel { const char *id, *workspace_id, *display_name, *domain; int64_t created_ms, archived_ms; int64_t active_certificates; };     /* display_name may be NULL */
 struct store_tunnel_token { const char *id, *tunnel_id; uint8_t hash[32]; const void *sealed; size_t sealed_n; int64_t created_ms, expires_ms; };     /* expires -1: the current one */
 struct store_tunnel_certificate { const char *id, *tunnel_id, *fingerprint, *pem; int64_t expires_ms, created_ms, archived_ms; };
-struct store_edge { const char *id, *address, *version; bool draining; int64_t seen_ms; };
+struct store_edge { const char *id, *key_id, *address, *version; bool draining; int64_t seen_ms; };
 struct store_connector { const char *id, *edge_id, *tunnel_id, *token_id, *version, *remote_address; int64_t connections, connected_ms, seen_ms; };
 
 struct store_tunnel_ops {
@@ -36,7 +36,9 @@ struct store_tunnel_ops {
     int (*certificate_archive)(struct store *st, const char *tunnel_id, const char *id, int64_t now_ms, struct err *e);     /* again: RC_OK */
     int (*certificates_expiring)(struct store *st, struct arena *a, int64_t before_ms, struct store_tunnel_certificate **ret, size_t *ret_n, struct err *e);
 
-    int (*edge_seen)(struct store *st, const struct store_edge *e_, const struct store_connector *c, size_t n, struct err *e);      /* replaces what this edge said before; connectors of unknown tunnels are passed over */
+    /* Replaces what this edge said before; connectors of unknown tunnels are passed over. RC_CONFLICT: an edge of this id was seen since `since_ms` with another
+     * key that is still good. */
+    int (*edge_seen)(struct store *st, const struct store_edge *e_, int64_t since_ms, const struct store_connector *c, size_t n, struct err *e);
     int (*edge_for)(struct store *st, struct arena *a, const char *tunnel_id, int64_t since_ms, struct store_edge **ret, size_t *ret_n, struct err *e);   /* edges with a connector of it, seen since then, not draining first */
     int (*edge_list)(struct store *st, struct arena *a, struct store_edge **ret, size_t *ret_n, struct err *e);
     int (*connector_list)(struct store *st, struct arena *a, const char *tunnel_id, struct store_connector **ret, size_t *ret_n, struct err *e);   /* newest seen first; gone ones have 0 connections, and are forgotten after a day */

@@ -18,6 +18,10 @@ MUST_CHECK int cert_check_ca(const char *pem, size_t n, int64_t now_ms, struct c
  * certificate of `pem` counts, what else is in the file does not. */
 MUST_CHECK int cert_check_leaf(const char *pem, size_t n, const char *ca_pem, size_t ca_n, const char *domain, int64_t now_ms, struct cert_info *ret, struct err *e);
 
+/* What of these rules a leaf can be asked for alone: key, digest of the signature, time, extensions. Not: who signed it, and for which names. */
+struct x509_st;
+MUST_CHECK int cert_check_leaf_alone(struct x509_st *leaf, int64_t now_ms, struct err *e);
+
 /* Making. PEM texts go to the buffers; the keys must be wiped by the caller (buf_wipe). */
 struct cert_spec {
     const char *common_name;

@@ -330,7 +330,7 @@ static int check_leaf_extensions(X509 *x, struct err *e)
         return err_set(e, RC_INVALID, "it is an authority (CA:TRUE); a gateway needs a certificate of its own, signed by the authority");
     if (X509_get_key_usage(x) != UINT32_MAX && !(X509_get_key_usage(x) & KU_DIGITAL_SIGNATURE))
         return err_set(e, RC_INVALID, "its extension KeyUsage does not include digitalSignature, which TLS 1.3 needs");
-    if (X509_get_extended_key_usage(x) != UINT32_MAX && !(X509_get_extended_key_usage(x) & (XKU_SSL_SERVER | XKU_ANYEKU)))
+    if (X509_get_extended_key_usage(x) != UINT32_MAX && !(X509_get_extended_key_usage(x) & XKU_SSL_SERVER))
         return err_set(e, RC_INVALID, "its extension ExtendedKeyUsage does not include serverAuth");
     return RC_OK;
 }
@@ -427,6 +427,13 @@ static int check_signed(X509 *leaf, const char *ca_pem, size_t ca_n, int64_t now
         return err_set(e, RC_INVALID, "%s", why.msg);
     return err_set(e, RC_INVALID, "it was issued by '%s', which is no registered authority; sign it directly with a registered one, intermediates are not accepted",
                    name_text(X509_get_issuer_name(leaf), name));
+}
+
+int cert_check_leaf_alone(X509 *leaf, int64_t now_ms, struct err *e)
+{
+    struct cert_info info;
+    TRY(check_common(leaf, now_ms, &info, e));
+    return check_leaf_extensions(leaf, e);
 }
 
 int cert_check_leaf(const char *pem, size_t n, const char *ca_pem, size_t ca_n, const char *domain, int64_t now_ms, struct cert_info *ret, struct err *e)

@@ -4,6 +4,9 @@
 #include <openssl/x509v3.h>
 #include <pthread.h>
 
+#include "base/clock.h"
+#include "tls/cert.h"
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int why_index = -1;           /* of the place for `why` in an SSL_CTX */
 
@@ -27,24 +30,27 @@ static void refuse(X509_STORE_CTX *store, const char *text)
         (void)err_set(why, RC_PROTO, "the certificate of the tunnel's gateway is refused: %s", text);
 }
 
-/* OpenSSL asks for each certificate of the chain, the leaf last. */
+/* OpenSSL asks for each certificate of the chain, the leaf last, and after each thing that it does not like. The rules come first: their words say what to do. */
 static int on_verify(int ok, X509_STORE_CTX *store)
 {
-    if (!ok) {
-        int code = X509_STORE_CTX_get_error(store);
-        bool foreign = code == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY || code == X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE ||
-                       code == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN || code == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT || code == X509_V_ERR_CERT_CHAIN_TOO_LONG;
-        refuse(store, foreign ? "it is not signed directly by an authority that is registered on the tunnel" : X509_verify_cert_error_string(code));
-        return 0;
-    }
-    if (X509_STORE_CTX_get_error_depth(store) != 0)
+    X509 *leaf = X509_STORE_CTX_get0_cert(store);
+    struct err e = { 0 };
+    if (ok && X509_STORE_CTX_get_error_depth(store) != 0)
         return 1;
-    X509 *leaf = X509_STORE_CTX_get_current_cert(store);
-    /* OpenSSL has compared the identifier with the authority's, where there is one. */
-    if (leaf && X509_get0_authority_key_id(leaf) && has_dns_name(leaf))
+    int code = ok ? X509_V_ERR_APPLICATION_VERIFICATION : X509_STORE_CTX_get_error(store);
+    bool foreign = code == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY || code == X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE ||
+                   code == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN || code == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT || code == X509_V_ERR_CERT_CHAIN_TOO_LONG;
+    if (foreign)
+        refuse(store, "it is not signed directly by an authority that is registered on the tunnel");
+    else if (!leaf || cert_check_leaf_alone(leaf, clock_now_ms(), &e) < 0)
+        refuse(store, leaf ? e.msg : "there is none");
+    else if (!has_dns_name(leaf))
+        refuse(store, "its SubjectAltName holds no DNS name");
+    else if (!ok)
+        refuse(store, X509_verify_cert_error_string(code));
+    else
         return 1;
-    refuse(store, "it lacks a DNS subject alternative name or an authority key identifier");
-    X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+    X509_STORE_CTX_set_error(store, code);
     return 0;
 }
 

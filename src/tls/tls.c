@@ -15,6 +15,7 @@
 #include "base/str.h"
 #include "ev/ev.h"
 #include "tls/bio.h"
+#include "tls/cert.h"
 
 #define ALPN_MAX 64             /* bytes of the whole list as it goes over the wire */
 #define BATCH_READ ((size_t)66 * 1024)        /* four full records */
@@ -201,6 +202,12 @@ bool tls_ctx_covers(const struct tls_ctx *c, const char *host)
     bool ok = x && X509_check_host(x, host, 0, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, NULL) == 1;
     ERR_clear_error();
     return ok;
+}
+
+int tls_ctx_leaf(const struct tls_ctx *c, int64_t now_ms, struct err *e)
+{
+    X509 *x = SSL_CTX_get0_certificate(c->ssl);
+    return x ? cert_check_leaf_alone(x, now_ms, e) : err_set(e, RC_NOT_FOUND, "there is no certificate");
 }
 
 /* Over `fd`, or over `io` when it is given. */

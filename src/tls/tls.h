@@ -20,6 +20,7 @@ void tls_ctx_free(struct tls_ctx *c);
 /* Of the context's own certificate; false when it has none. */
 bool tls_ctx_validity(const struct tls_ctx *c, int64_t *ret_not_before_ms, int64_t *ret_not_after_ms);
 bool tls_ctx_covers(const struct tls_ctx *c, const char *host);      /* does one of its names match? */
+MUST_CHECK int tls_ctx_leaf(const struct tls_ctx *c, int64_t now_ms, struct err *e);     /* cert_check_leaf_alone() */
 
 /* `fd` is borrowed. Client: verifies the certificate chain and `host` (name or IP literal). */
 MUST_CHECK int tls_accept(struct tls_ctx *c, int fd, struct tls **ret, struct err *e);

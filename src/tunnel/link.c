@@ -289,7 +289,7 @@ static void finish(struct link *l)
         if (l->tls && tls_flush(l->tls, &e) < 0)
             log_debug("link.last_word", "reason=%s", "the socket takes no more");
     }
-    log_debug("link.end", "role=%s rc=%s streams=%zu reason=%s", l->role == LINK_OPENER ? "opener" : "acceptor", rc_name(l->why.rc), l->n_streams, l->why.msg);
+    log_debug("link.end", "as=%s rc=%s streams=%zu reason=%s", l->role == LINK_OPENER ? "opener" : "acceptor", rc_name(l->why.rc), l->n_streams, l->why.msg);
     part_streams(l, &l->why);
     if (!l->gone)
         l->ops->on_end(l->ctx, l, &l->why);

@@ -13,7 +13,6 @@
  * Edge -> server (control API, bearer edge key; JSON):
  *   POST /outwork/v1/edges/authenticate   {"tunnel_id","token_sha256"(hex)} -> 200 {"tunnel_id","domain","token_id","workspace_id","state"} | 401
  *     token_id is "" when the state is "archived". A 401 says in error.details.error_code whose credential it means: "token_refused" or "edge_key_refused".
- *     The 401 of a refused token and that of a refused edge key differ in error.details.error_code: "token_refused", "edge_key_refused".
  *   POST /outwork/v1/edges/{edge_id}/heartbeat  {"address":"host:port of the peer listener, or PROTO_NO_PEER","version","draining":bool,"connectors":[{"id","tunnel_id","token_id",
  *       "connections":n,"version","remote_address","connected_at"}]} -> 200 {"ttl_seconds":30,"tunnels":[{"id","state"}]}; sent every ttl/3 and when something changed
  *   GET  /outwork/v1/edges/route?host=H&from=EDGE_ID -> 200 {"tunnel_id","domain","state","edges":[{"id","address"}]} | 404 no such tunnel

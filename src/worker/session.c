@@ -277,7 +277,7 @@ static int on_event(void *ctx, const struct sse_event *ev)
     if (str_eq(ev->event, "error"))
         return RC_IO;                    /* the service ends the stream with a reason: connect again */
     if (js_parse(ev->data, ev->data_n, SESSION_EVENT_MAX, &j, &e) < 0 || !json_is_object(j)) {
-        log_warn("session.bad_event", "session=%s event=%s", s->c.session_id, ev->event);
+        log_warn("session.bad_event", "session=%s type=%s", s->c.session_id, ev->event);
         return RC_OK;
     }
     if (!js_str(j, "type"))

@@ -45,8 +45,8 @@ def ca(name="test authority", issuer: Cert | None = None) -> Cert:
     return Cert(b.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 
 
-def leaf(issuer: Cert, *dns, client=False, key_id=True, names=True, expired=False) -> Cert:
-    key = ec.generate_private_key(ec.SECP256R1())
+def leaf(issuer: Cert, *dns, client=False, key_id=True, names=True, expired=False, key=None) -> Cert:
+    key = key or ec.generate_private_key(ec.SECP256R1())
     now = dt.datetime.now(dt.timezone.utc)
     end = now - dt.timedelta(minutes=1) if expired else now + dt.timedelta(hours=2)
     b = (x509.CertificateBuilder().subject_name(_name(dns[0])).issuer_name(issuer.cert.subject).public_key(key.public_key()).serial_number(x509.random_serial_number())

@@ -1,9 +1,11 @@
 """The command line that others script against."""
 import json
 import os
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +17,92 @@ def run(*args, env=None, timeout=30):
     return subprocess.run([BIN, *args], capture_output=True, text=True, timeout=timeout, env={**base, **(env or {})})
 
 
-@pytest.mark.parametrize("command", ["server", "worker", "dev", "key", "environment-key", "environment", "vault", "audit", "doctor", "completion"])
+ROOT = Path(__file__).resolve().parents[2]
+COMPLETION = run("completion", "bash").stdout
+
+
+def offered(*words):
+    """What the shell would offer for the last of these words."""
+    script = COMPLETION + "\nCOMP_WORDS=(outwork " + " ".join(f"'{w}'" for w in words) + f"); COMP_CWORD={len(words)}; _outwork; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    env = {**os.environ, "PATH": f"{Path(BIN).parent}:{os.environ['PATH']}"}
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, timeout=60).stdout.split()
+
+
+def table():
+    """Every command with its verbs, by `outwork help`: {"key": ["create", "list", "revoke"], ...}."""
+    found = {}
+    for line in run("help").stdout.splitlines():
+        if m := re.match(r"  ([a-z-]+)  +\S", line):
+            found[m.group(1)] = []
+        elif m := re.match(r"  +outwork ([a-z-]+) (\S+)$", line):
+            found[m.group(1)] = m.group(2).split("|")
+    return found
+
+
+TABLE = table()
+VERBS = [(c, v) for c, vs in TABLE.items() for v in vs]
+NOUNS = {("tunnel", "certificate"): ["add", "list", "archive"], ("vault", "key"): ["add", "list"]}
+
+
+def test_the_table_is_whole():
+    assert {"server", "worker", "gateway", "edge", "dev", "key", "environment", "environment-key", "edge-key", "tunnel", "vault", "audit", "doctor"} <= set(TABLE)
+    assert TABLE["gateway"] == ["check", "init", "renew"] and TABLE["edge"] == ["init"]
+
+
+@pytest.mark.parametrize("command", [c for c in TABLE if c not in ("help", "version")])
 def test_every_command_has_help(command):
     r = run(command, "--help")
     assert r.returncode == 0 and "Usage" in r.stdout and len(r.stdout) > 100 and not r.stderr
     assert run("help", command).stdout == r.stdout
+    for verb in TABLE[command]:
+        assert re.search(rf"\b{verb}\b", r.stdout), f"the help of {command} does not name {verb}"
+
+
+@pytest.mark.parametrize("command,verb", VERBS)
+def test_every_verb_has_help(command, verb):
+    r = run(command, verb, "--help")
+    assert r.returncode == 0 and f"outwork {command}" in r.stdout and not r.stderr
+    assert run("help", command, verb).stdout == r.stdout
+
+
+def test_completion_offers_what_there_is():
+    assert sorted(offered("")) == sorted(TABLE) and sorted(offered("help", "")) == sorted(TABLE)
+    for command, verbs in TABLE.items():
+        if command != "help":
+            assert offered(command, "") == verbs
+    for (command, noun), verbs in NOUNS.items():
+        assert noun in TABLE[command] and offered(command, noun, "") == verbs
+    assert "--output" in offered("gateway", "init", "--o") and "--output" not in offered("gateway", "--o")
+    assert offered("audit", "verify", "") == []             # then the shell offers files
+
+
+def test_the_man_page_names_what_there_is():
+    page = (ROOT / "packaging/outwork.1").read_text().replace("\\-", "-")
+    named = set(re.findall(r"outwork ([a-z-]+(?: [a-z-]+)*)", page.split(".SH ROLES")[1].split(".SH FILES")[0]))
+    want = set(TABLE) | {f"{c} {v}" for c, v in VERBS if (c, v) not in NOUNS} | {f"{c} {n} {v}" for (c, n), vs in NOUNS.items() for v in vs}
+    want -= {c for c in TABLE if TABLE[c] and not run(c).returncode == 0 and c not in ("worker", "gateway", "edge")}       # commands that need a verb
+    assert named == want
+
+
+@pytest.mark.parametrize("unit", sorted(p.name for p in (ROOT / "packaging").glob("*.service")))
+def test_units_start_what_there_is(unit, tmp_path):
+    """Settings of a unit, by flag or variable, are ones that its program knows."""
+    text = (ROOT / "packaging" / unit).read_text()
+    words = re.search(r"^ExecStart=@PREFIX@/bin/outwork (.*)$", text, re.M).group(1).split()
+    env = dict(w.replace("%d", str(tmp_path)).split("=", 1) for line in re.findall(r"^Environment=(.*)$", text, re.M) for w in line.split())
+    if "EnvironmentFile=" in text:
+        env["ANTHROPIC_ENVIRONMENT_ID"] = "env_1"
+    config = tmp_path / "config.yaml"
+    config.write_text("{}\n")
+    words = [str(config) if w.endswith(".yaml") else w.replace("${CREDENTIALS_DIRECTORY}", str(tmp_path)) for w in words]
+    for name in re.findall(r"^LoadCredential=([a-z-]+):", text, re.M):
+        assert str(tmp_path / name) in [*env.values(), *words], f"nothing uses the credential {name}"
+    r = run(*words, "--print-config", env=env)
+    assert r.returncode == 0, r.stderr
+    for value in env.values():
+        assert value in r.stdout
+    hardened = {"NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=", "SystemCallFilter=@system-service", "RestrictNamespaces=yes"}
+    assert words[0] == "worker" or hardened <= set(text.splitlines())           # a worker makes namespaces and drops its rights itself
 
 
 def test_usage_errors():

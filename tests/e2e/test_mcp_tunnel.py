@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 import certs
 from harness import plan, tool
@@ -71,6 +72,7 @@ class Gateway(Listener):
         f = self.tmp / f"leaf-{time.monotonic_ns()}.pem"
         f.write_text(cert.pem + chain + cert.key_pem)
         self.ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.ctx.set_ciphers("DEFAULT@SECLEVEL=0")           # it shows whatever it has
         self.ctx.load_cert_chain(f)
         if old:
             self.ctx.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -237,6 +239,9 @@ def bad_leafs(r):
     yield "no key identifier", certs.leaf(r.cas[0], HOST, key_id=False), "", False
     yield "expired", certs.leaf(r.cas[0], HOST, expired=True), "", False
     yield "for clients only", certs.leaf(r.cas[0], HOST, client=True), "", False
+    yield "a short key", certs.leaf(r.cas[0], HOST, key=rsa.generate_private_key(65537, 1536)), "", False
+    yield "another kind of key", certs.leaf(r.cas[0], HOST, key=ed25519.Ed25519PrivateKey.generate()), "", False
+    yield "an authority itself", certs.ca("x", issuer=r.cas[0]), "", False
     yield "TLS 1.2", certs.leaf(r.cas[0], HOST), "", True
 
 
@@ -247,6 +252,7 @@ def test_certificates_that_are_refused(rig):
         r.gateway.use(cert, chain, old)
         _, errors, _ = r.run()
         assert len(errors) == 1 and ("certificate" in errors[0] or what in ("TLS 1.2", "other name")), (what, errors)
+        assert {"a short key": "its RSA key has 1536 bits", "another kind of key": "type ED25519"}.get(what, "") in errors[0], errors
         assert len(r.mcp.lines("requests")) == hits, what
     r.gateway.use(certs.leaf(r.cas[0], HOST))
     assert r.run()[:2] == ("42", [])

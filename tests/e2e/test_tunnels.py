@@ -402,6 +402,21 @@ def test_heartbeats_are_checked(edge, change, words):
     edge.post("/outwork/v1/edges/a%20b/heartbeat", {**body, "address": "h:1"}).error(400, "edge_id")
 
 
+def test_an_edge_id_stays_with_its_key(w, edge):
+    """Whoever has one edge key cannot speak for the edges of another."""
+    other = w.api.post("/outwork/v1/edge-keys", {"name": "other"}).ok()
+    thief = Api(w.server.url, other["key"])
+    body = {"address": "thief:1", "version": "1", "draining": False, "connectors": []}
+    beat(edge, [], "edge_held", address="10.0.0.9:8445")
+    thief.post("/outwork/v1/edges/edge_held/heartbeat", body).error(409, "edge_held", "another edge key")
+    assert {e["id"]: e["address"] for e in w.api.get("/outwork/v1/edges").ok()["data"]}["edge_held"] == "10.0.0.9:8445"
+    beat(edge, [], "edge_held", address="10.0.0.9:8445")
+    beat(thief, [], "edge_other")
+    edge.post("/outwork/v1/edges/edge_other/heartbeat", body).error(409)
+    w.api.delete(f"/outwork/v1/edge-keys/{other['id']}").ok()
+    beat(edge, [], "edge_other", address="10.0.0.9:8446")                    # a revoked key holds nothing
+
+
 def test_edge_keys(w, api, spec):
     made = w.api.post("/outwork/v1/edge-keys", {"name": "by api"}).ok()
     assert made["type"] == "edge_key" and made["key"].startswith("ow-edge-") and made["id"].startswith("edgekey_") and "role" not in made and "environment_id" not in made

@@ -9,6 +9,7 @@
 #include "base/utf8.h"
 #include "server/mcp/content.h"
 #include "server/mcp/fold.h"
+#include "server/mcp/params.h"
 
 #define REQUIRE(c) do { if (!(c)) { fprintf(stderr, "property broken: %s (line %d)\n", #c, __LINE__); abort(); } } while (0)
 
@@ -30,6 +31,19 @@ static void check_content(const json_t *result)
     json_decref(a);
 }
 
+/* A tool's schema that passes has headers for any arguments, and none of them can begin a second line. */
+static void check_params(const json_t *o)
+{
+    struct err e = { 0 };
+    struct params p = { .n = 0 };
+    int rc = params_check(json_object_get(o, "inputSchema"), &e);
+    REQUIRE(rc == RC_OK || (rc == RC_INVALID && e.msg[0]));
+    params_make(&p, json_object_get(o, "inputSchema"), json_object_get(o, "arguments"));
+    for (size_t i = 0; i < p.n; i++)
+        REQUIRE(!strpbrk(p.lines[i], "\r\n"));
+    params_done(&p);
+}
+
 static void on_message(void *ctx, const struct fold_message *m)
 {
     struct buf *out = ctx;
@@ -40,6 +54,8 @@ static void on_message(void *ctx, const struct fold_message *m)
     (void)buf_puts(out, body ? body : "-");
     if (m->kind == FOLD_RESULT)
         check_content(m->body);
+    if (m->kind == FOLD_RESULT)
+        check_params(m->body);
 }
 
 static void on_endpoint(void *ctx, const char *path)

@@ -199,8 +199,10 @@ def port_of(address: str) -> int:
 
 
 class Edge(Process):
-    def __init__(self, keys: Keys, control: Control, *args: str, peer=False, passthrough=False, ready=True, env=None):
-        argv = [BIN, "edge", "--gateway-listen", "127.0.0.1:0", "--provider-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--server", control.url,
+    def __init__(self, keys: Keys, control: Control, *args: str, peer=False, passthrough=False, ready=True, env=None, host="127.0.0.1"):
+        """`host`: an address that the certificate names, for gateways and providers."""
+        self.host, self.outer = host, None
+        argv = [BIN, "edge", "--gateway-listen", f"{host}:0", "--provider-listen", f"{host}:0", "--admin-listen", "127.0.0.1:0", "--server", control.url,
                 "--tls-cert", keys.edge_crt, "--tls-key", keys.edge_key, "--provider-client-ca", keys.ca_crt, "--log-level", "debug"]
         if peer:
             argv += ["--peer-listen", "127.0.0.1:0", "--peer-cert", keys.peer_crt, "--peer-key", keys.peer_key, "--peer-ca", keys.peer_ca_crt]
@@ -262,7 +264,8 @@ class Edge(Process):
 
     def connect(self, host="m.t1.tunnel.example", port=443, timeout=20.0, raw=None) -> "Stream":
         """CONNECT as a provider: a Stream, or Refused."""
-        s = self.tls().wrap_socket(socket.create_connection(("127.0.0.1", self.provider), timeout=timeout * SLOW), server_hostname="127.0.0.1",
+        self.outer = self.outer or self.tls()
+        s = self.outer.wrap_socket(socket.create_connection((self.host, self.provider), timeout=timeout * SLOW), server_hostname=self.host,
                                    suppress_ragged_eofs=False)
         s.sendall(raw or f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         head = b""

@@ -16,6 +16,7 @@ class FakeTunnels:
     def __init__(self, credential="ow-api-test"):
         self.credential, self.tunnels, self.certs, self.requests = credential, {}, {}, []
         self.fail_next: tuple[str, int] | None = None          # (part of a path, status)
+        self.identity: dict | None = None                      # what an exchange (tunnels.md 2.5) must say; its answer is then the credential
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,10 +62,20 @@ class FakeTunnels:
         self.tunnels[t["id"]] = {"tunnel": t, "token": self.token(), "certs": []}
         return t
 
+    def exchange(self, headers, body):
+        if "authorization" in headers or headers.get("anthropic-beta") != "oauth-2025-04-20,oidc-federation-2026-04-01":
+            return 400, "wrong headers"
+        if body != {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", **(self.identity or {})}:
+            return 401, "the rule does not match"
+        return 200, {"access_token": self.credential, "token_type": "Bearer", "expires_in": 3600}
+
     def handle(self, method, path, headers, body):
+        if (method, path) == ("POST", "/v1/oauth/token"):
+            return self.exchange(headers, body)
+        betas = ("oauth-2025-04-20," if self.identity else "") + "mcp-tunnels-2026-06-22"
         if headers.get("authorization") != f"Bearer {self.credential}":
             return 401, "invalid bearer token"
-        if headers.get("anthropic-version") != "2023-06-01" or headers.get("anthropic-beta") != "mcp-tunnels-2026-06-22":
+        if headers.get("anthropic-version") != "2023-06-01" or headers.get("anthropic-beta") != betas:
             return 400, "missing headers"
         if self.fail_next and self.fail_next[0] in path:
             status, self.fail_next = self.fail_next[1], None

@@ -129,12 +129,13 @@ class MiniEdge:
 
 
 class Gateway:
-    def __init__(self, path: Path, config: str, *args, env=None, wait=True):
+    def __init__(self, path: Path, config: str, *args, env=None, wait=True, wrap=()):
+        """`wrap`: a command that runs it, such as nsenter."""
         self.path, self.config = path, path / "gateway.yaml"
         self.log_file = path / "gateway.log"
         self.write(config)
         base = {k: v for k, v in os.environ.items() if not k.startswith(("OUTWORK_", "TUNNEL_")) and k.lower() not in ("http_proxy", "https_proxy", "no_proxy")}
-        self.p = subprocess.Popen([BIN, "gateway", "--config", str(self.config), "--log-level", "debug", *args], env={**base, **(env or {})},
+        self.p = subprocess.Popen([*wrap, BIN, "gateway", "--config", str(self.config), "--log-level", "debug", *args], env={**base, **(env or {})},
                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(self.log_file, "ab"))
         if wait:
             self.wait_log("edge.connected")
@@ -169,6 +170,18 @@ class Gateway:
         if self.p.poll() is None:
             self.p.kill()
             self.p.wait()
+
+    def end(self):
+        """Ends at once, and in good order: a sanitizer build looks for leaks then. Its status; None when it was killed before."""
+        if self.p.poll() is not None:
+            return None if self.p.returncode == -signal.SIGKILL else self.p.returncode
+        self.p.send_signal(signal.SIGTERM)
+        self.p.send_signal(signal.SIGINT)
+        try:
+            return self.p.wait(40 * SLOW)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "no end on SIGTERM and SIGINT"
 
 
 # ---- an upstream ----

@@ -549,7 +549,22 @@ def test_connections_of_one_source(world):
     edge = world.edge("--max-connections-per-source", "3")
     world.accept(edge, backend, connections=3)
     assert closed_at_once(edge.gateway)
-    edge.connect(HOST).echo(b"the providers' listener counts for itself")
+    many = [edge.connect(HOST) for _ in range(4)]
+    for s in many:
+        s.echo(b"the providers' listener counts for itself")
+
+
+def test_the_listeners_count_for_themselves(world):
+    """A server with more connections than a gateway may have, and a gateway, behind one address: neither keeps the other out."""
+    backend = world.backend()
+    edge = world.edge("--max-connections-per-source", "3", "--max-handshakes-per-source", "3")
+    world.accept(edge, backend, connections=1)
+    many = [edge.connect(HOST) for _ in range(6)]
+    stuck = [socket.create_connection(("127.0.0.1", edge.provider), timeout=30 * SLOW) for _ in range(3)]
+    wait_for(lambda: edge.metric("outwork_edge_handshakes_open") == 3, why="three that say nothing")
+    world.accept(edge, backend, connector="conn-2", connections=1)
+    for s in (*many, *stuck):
+        s.close()
 
 
 def test_limits_of_a_tunnel(world):

@@ -706,7 +706,7 @@ async def main():
 
     async def on_progress(p, total, message):
         progress.append(p)
-    async with httpx2.AsyncClient(verify=ssl.create_default_context(cafile=ca)) as http:
+    async with httpx2.AsyncClient(verify=ssl.create_default_context(cafile=ca), timeout=60 * SLOW) as http:
         async with Client(streamable_http_client(url, http_client=http), mode=mode) as c:
             tools = sorted(t.name for t in (await c.list_tools()).tools)
             r = await c.call_tool("add", {"a": 2, "b": 40})

@@ -152,6 +152,16 @@ def test_refusals(api, tmp_path):
     run("init", "--api-url", api.url, "--output", d, "--key-file", str(loose), code=3)
 
 
+def test_whole_paths(api, tmp_path, monkeypatch):
+    """The configuration works from any directory; a file that is not there is said before anything is made."""
+    monkeypatch.chdir(tmp_path)
+    assert "--edge-ca" in run("init", "--api-url", api.url, "--output", "dir:gw", "--edge", "e:1", "--edge-ca", "ca.crt", code=2) and not (tmp_path / "gw").exists()
+    (tmp_path / "ca.crt").write_text("")
+    run("init", "--api-url", api.url, "--output", "dir:gw", "--edge", "e:1", "--edge-ca", "ca.crt")
+    config = text(tmp_path / "gw", "config.yaml")
+    assert f'edge_ca: "{tmp_path}/ca.crt"' in config and f'token_file: "{tmp_path}/gw/tunnel-token"' in config and f'cert_file: "{tmp_path}/gw/tls.crt"' in config
+
+
 def test_key_file(api, tmp_path):
     key = tmp_path / "key"
     key.write_text("ow-api-test\n")
@@ -228,3 +238,64 @@ def test_a_running_gateway_renews_by_itself(api, tmp_path):
         p.terminate()
         p.wait(60)
     assert cert(d) != first and cert(d).not_valid_after_utc - datetime.now(timezone.utc) > timedelta(days=80)
+
+
+# ---- workload identity (tunnels.md 2.5) ----
+
+RULE = {"ANTHROPIC_FEDERATION_RULE_ID": "fdrl_1", "ANTHROPIC_ORGANIZATION_ID": "0d6f0d52-3c44-4f29-9f3e-5a1f7f3c2b11"}
+ASSERTION = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQifQ.c2lnbmF0dXJl"
+
+
+def identity(**more):
+    return {"assertion": ASSERTION, "federation_rule_id": "fdrl_1", "organization_id": RULE["ANTHROPIC_ORGANIZATION_ID"], **more}
+
+
+@pytest.mark.parametrize("how", ["file", "variable"])
+def test_an_identity_token_is_exchanged(api, tmp_path, how):
+    api.credential, api.identity = "sk-ant-oat01-minted", identity()
+    token = tmp_path / "token"
+    token.write_text(ASSERTION + "\n")
+    token.chmod(0o644)                                          # as Kubernetes projects it
+    env = {**RULE, "ANTHROPIC_IDENTITY_TOKEN_FILE": str(token)} if how == "file" else {**RULE, "ANTHROPIC_IDENTITY_TOKEN": ASSERTION}
+    d = tmp_path / "gw"
+    out = run("init", "--api-url", api.url, "--output", str(d), key=None, env=env)
+    assert set(FILES) <= {p.name for p in d.iterdir()}
+    assert [p for _, p, _, _ in api.requests].count("/v1/oauth/token") == 1
+    everything = out + "".join(p.read_text() for p in d.iterdir())
+    assert ASSERTION not in everything and "sk-ant-oat01-minted" not in everything
+
+
+def test_identity_with_workspace_and_service_account(api, tmp_path):
+    api.credential, api.identity = "sk-ant-oat01-minted", identity(workspace_id="default", service_account_id="svac_1")
+    env = {**RULE, "ANTHROPIC_IDENTITY_TOKEN": ASSERTION, "ANTHROPIC_WORKSPACE_ID": "default", "ANTHROPIC_SERVICE_ACCOUNT_ID": "svac_1"}
+    run("init", "--api-url", api.url, "--output", str(tmp_path / "gw"), key=None, env=env)
+
+
+def test_an_identity_that_is_refused(api, tmp_path):
+    api.identity = identity(workspace_id="default")
+    out = run("init", "--api-url", api.url, "--output", str(tmp_path / "gw"), key=None, env={**RULE, "ANTHROPIC_IDENTITY_TOKEN": ASSERTION}, code=3)
+    assert "HTTP 401" in out and "federation rule does not match" in out and "ANTHROPIC_WORKSPACE_ID" in out and ASSERTION not in out
+    assert [p for _, p, _, _ in api.requests] == ["/v1/oauth/token"]
+
+
+@pytest.mark.parametrize("env, says", [
+    ({"ANTHROPIC_FEDERATION_RULE_ID": "fdrl_1", "ANTHROPIC_IDENTITY_TOKEN": ASSERTION}, "ANTHROPIC_ORGANIZATION_ID"),
+    (RULE, "exactly one of ANTHROPIC_IDENTITY_TOKEN_FILE and ANTHROPIC_IDENTITY_TOKEN"),
+    ({**RULE, "ANTHROPIC_IDENTITY_TOKEN": ASSERTION, "ANTHROPIC_IDENTITY_TOKEN_FILE": "/x"}, "exactly one of"),
+    ({**RULE, "ANTHROPIC_IDENTITY_TOKEN": ASSERTION, "API_TOKEN": "ow-api-x"}, "both a credential and a federation rule"),
+])
+def test_an_identity_that_is_not_clear(api, tmp_path, env, says):
+    assert says in run("init", "--api-url", api.url, "--output", str(tmp_path / "gw"), key=None, env=env, code=2)
+    assert api.requests == []
+
+
+def test_an_identity_token_never_crosses_in_the_clear(tmp_path):
+    env = {**RULE, "ANTHROPIC_IDENTITY_TOKEN": ASSERTION}
+    for url in ("http://agents.example.com", "http://localhost.example.com", "http://127.0.0.1.example.com:80"):
+        out = run("init", "--api-url", url, "--output", str(tmp_path / "gw"), key=None, env=env, code=3)
+        assert "in the clear" in out
+    (tmp_path / "token").write_text(ASSERTION)
+    (tmp_path / "token").chmod(0o666)
+    out = run("init", "--api-url", "https://127.0.0.1:1", "--output", str(tmp_path / "gw"), key=None,
+              env={**RULE, "ANTHROPIC_IDENTITY_TOKEN_FILE": str(tmp_path / "token")}, code=3)
+    assert "written by every user" in out

@@ -136,10 +136,17 @@ def test_crash_and_again(front, argv):
     run(go())
 
 
+async def warm(f):
+    """Starts the shared process: a client that finds out the revision by itself waits a few seconds for an answer, and Python may need them to start."""
+    async with f.client(mode="2026-07-28") as c:
+        await c.list_tools()
+
+
 def test_sessionless(front, tmp_path):
     f = front(PY)
 
     async def go():
+        await warm(f)
         async with f.client() as a, f.client() as b:
             assert a.protocol_version == b.protocol_version == "2026-07-28"
             assert value(await a.call_tool("add", {"a": 2, "b": 3})) == "5"
@@ -174,6 +181,7 @@ def test_closing_the_stream_cancels_without_sessions(front, tmp_path):
     trace = tmp_path / "trace"
 
     async def go():
+        await warm(f)
         async with f.client() as c:
             assert c.protocol_version == "2026-07-28"
             task = asyncio.create_task(c.call_tool("hang", {"path": str(trace)}))

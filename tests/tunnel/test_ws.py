@@ -98,7 +98,7 @@ def test_a_disconnect_reaches_the_upstream(behind):
 
 def sdk(url, ca, mode):
     async def go():
-        async with httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(ca))) as http:
+        async with httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(ca)), timeout=60 * SLOW) as http:
             async with Client(streamable_http_client(url, http_client=http), mode=mode) as c:
                 seen = []
 

@@ -135,7 +135,7 @@ static int put_states(struct call *c, const struct store_connector *k, size_t n,
 
 int edges_heartbeat(struct call *c)
 {
-    struct store_edge d = { .id = c->param[0], .address = js_str(c->body, "address"), .version = js_str(c->body, "version"), .draining = js_bool(c->body, "draining", false),
+    struct store_edge d = { .id = c->param[0], .key_id = c->who.key_id, .address = js_str(c->body, "address"), .version = js_str(c->body, "version"), .draining = js_bool(c->body, "draining", false),
                             .seen_ms = c->now_ms };
     json_t *list = json_object_get(c->body, "connectors");
     size_t n = json_array_size(list);
@@ -150,7 +150,7 @@ int edges_heartbeat(struct call *c)
         return call_fail(c, RC_NOMEM, "out of memory");
     for (size_t i = 0; i < n; i++)
         TRY(take_connector(c, json_array_get(list, i), i, &k[i]));
-    TRY(c->store->ops->tunnel->edge_seen(c->store, &d, k, n, &c->e));
+    TRY(c->store->ops->tunnel->edge_seen(c->store, &d, since_ms(c), k, n, &c->e));
     AUTO_JS states = json_array();
     TRY(put_states(c, k, n, states));
     json_t *j = json_object();

@@ -199,6 +199,15 @@ static void end(struct inbox *b)
     snapshot_done(&b->snap);
 }
 
+/* The last answer to a session that waited, or the permission for a call that is made here: the turn goes on. It runs from this very commit, so that a run
+ * row stands for what the loop has to do next: were the process to end before the loop looks, the session would be found again (lease_orphans()). */
+static bool loop_goes_on(const struct inbox *b)
+{
+    const struct turn_state *st = &b->s.st;
+    bool answered = b->answered && turn_open_calls(st) == 0;
+    return st->run == TURN_IDLE && !turn_has_input(st, INPUT_INTERRUPT) && (answered || turn_mcp_calls(st, false) > 0);
+}
+
 static int send_once(struct inbox *b, const char *session_id, json_t *events, struct err *e)
 {
     TRY(begin(b, session_id, e));
@@ -213,6 +222,8 @@ static int send_once(struct inbox *b, const char *session_id, json_t *events, st
     if (b->answered && b->s.st.run == TURN_IDLE && turn_open_calls(&b->s.st) > 0 && turn_mcp_calls(&b->s.st, false) == 0)
         step_blocked(&b->s);                     /* some are answered: idle again with the rest */
     b->s.wake |= b->answered && turn_open_calls(&b->s.st) == 0;
+    if (loop_goes_on(b))
+        step_running(&b->s);
     TRY(step_commit(&b->s, b->l->c.store, NULL, 0, e));
     if (!b->s.stale)
         loop_state_keep(b->l, session_id, &b->s.st);

@@ -1,14 +1,11 @@
 /* call.c - tools/call. */
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
-#include "base/base64.h"
 #include "base/str.h"
 #include "server/mcp/content.h"
+#include "server/mcp/params.h"
 #include "server/mcp/private.h"
-
-#define PARAM_VALUE_MAX 1024
 
 struct mcp_call {
     struct mcp_session *s;
@@ -16,8 +13,9 @@ struct mcp_call {
     char *tool;
     json_t *arguments;
     int64_t id, timeout_ms, deadline_ms;
-    unsigned generation;
+    unsigned generation, rounds;
     bool renewed;
+    json_t *state;                       /* what the server wants to have back; or NULL */
     struct exchange *x;
     void (*cb)(void *ctx, const struct mcp_result *r);
     void *ctx;
@@ -31,6 +29,7 @@ static void call_free(struct mcp_call *c)
     exchange_cancel(c->x);
     free(c->tool);
     json_decref(c->arguments);
+    json_decref(c->state);
     free(c);
 }
 
@@ -63,10 +62,24 @@ static void tell_cancelled(struct mcp_call *c, const char *reason)
     mcp_notify(c->s, "notifications/cancelled", p);
 }
 
+/* 2026-07-28: a server that wants no input, but to be asked again with what it gave (it hands the call to another of its kind, say). */
+static bool ask_again(struct mcp_call *c, const json_t *body)
+{
+    json_t *state = json_object_get(body, "requestState");
+    if (c->s->era != ERA_STATELESS || !json_is_string(state) || json_object_size(json_object_get(body, "inputRequests")) > 0 || c->rounds++ == MCP_ROUNDS_MAX)
+        return false;
+    json_decref(c->state);
+    c->state = json_incref(state);
+    call_send(c);
+    return true;
+}
+
 static void take_result(struct mcp_call *c, const json_t *body)
 {
     const char *type = js_str(body, "resultType");
     if (str_eq(type, "input_required")) {
+        if (ask_again(c, body))
+            return;
         done(c, MCP_OK, true, content_text("The tool asks for input from a person, which cannot be given here."), "");
         return;
     }
@@ -134,58 +147,6 @@ static void on_reply(void *ctx, const struct reply *r)
     done(c, r->kind == REPLY_FAILED ? r->outcome : MCP_CONNECT_FAILED, true, NULL, whole);
 }
 
-/* ---- headers Mcp-Param-* (2026-07-28): arguments that the tool's schema marks with x-mcp-header ---- */
-static bool is_token(const char *s)
-{
-    return s[0] && s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~")] == '\0';
-}
-
-/* Plain where it survives a header, else base64 in the revision's wrapping. */
-static char *header_value(const char *s)
-{
-    size_t n = strlen(s);
-    bool plain = n == 0 || (s[0] != ' ' && s[n - 1] != ' ' && !str_prefix(s, "=?base64?"));
-    for (size_t i = 0; i < n; i++)
-        plain &= s[i] >= 0x20 && s[i] <= 0x7e;
-    if (plain)
-        return str_dup(s);
-    struct buf b;
-    buf_init(&b, 64 * KIB);
-    (void)buf_puts(&b, "=?base64?");
-    (void)base64_encode(&b, s, n);
-    (void)buf_puts(&b, "?=");
-    char *ret = buf_ok(&b) ? buf_take(&b, &n) : NULL;
-    buf_done(&b);
-    return ret;
-}
-
-struct params { char *lines[MCP_PARAMS_MAX]; size_t n; };
-
-static void walk_params(struct params *p, const json_t *schema, const json_t *arguments, int depth)
-{
-    const char *key;
-    json_t *prop;
-    json_object_foreach(json_object_get(schema, "properties"), key, prop) {
-        const json_t *v = json_object_get(arguments, key);
-        const char *token = js_str(prop, "x-mcp-header");
-        char number[32];
-        if (json_is_object(v) && depth < 8)
-            walk_params(p, prop, v, depth + 1);
-        if (!token || !is_token(token) || p->n == MCP_PARAMS_MAX)
-            continue;
-        const char *text = json_is_string(v) ? json_string_value(v) : json_is_true(v) ? "true" : json_is_false(v) ? "false" : NULL;
-        if (json_is_integer(v)) {
-            (void)snprintf(number, sizeof number, "%lld", (long long)json_integer_value(v));
-            text = number;
-        }
-        if (!text || strlen(text) > PARAM_VALUE_MAX)
-            continue;
-        AUTO_FREE char *value = header_value(text);
-        if (value)
-            p->lines[p->n++] = str_printf("mcp-param-%s: %s", token, value);
-    }
-}
-
 static const json_t *schema_of(const struct mcp_session *s, const char *tool)
 {
     size_t i;
@@ -203,17 +164,18 @@ static void call_send(struct mcp_call *c)
     json_t *params = json_object();
     js_set_str(params, "name", c->tool);
     js_set(params, "arguments", json_incref(c->arguments));
+    if (c->state)
+        js_set(params, "requestState", json_incref(c->state));
     c->id = mcp_next_id(s);
     c->generation = s->generation;
-    AUTO_FREE char *name = header_value(c->tool);
+    AUTO_FREE char *name = params_value(c->tool);
     if (s->era == ERA_STATELESS)
-        walk_params(&p, schema_of(s, c->tool), c->arguments, 0);
+        params_make(&p, schema_of(s, c->tool), c->arguments);
     int64_t left = c->deadline_ms - ev_now_ms(s->m->c.ev);
     struct exchange_conf x = { .http_method = "POST", .url = s->endpoint, .method = "tools/call", .name = name, .take_body = mcp_message(s, "tools/call", params, c->id),
                                .headers = p.lines, .n_headers = p.n, .id = c->id, .timeout_ms = left > 1 ? left : 1, .cb = on_reply, .ctx = c };
     c->x = exchange_start(s, &x);
-    for (size_t i = 0; i < p.n; i++)
-        free(p.lines[i]);
+    params_done(&p);
 }
 
 void call_waiting_go(struct mcp_session *s, enum mcp_outcome o, const char *why)

@@ -5,10 +5,11 @@
 
 #include "base/str.h"
 #include "log/log.h"
+#include "server/mcp/params.h"
 #include "server/mcp/private.h"
 #include "tunnel/proto.h"
 
-#define HEADERS_MAX (12 + MCP_PARAMS_MAX)
+#define HEADERS_MAX (12 + PARAMS_MAX)
 #define ANSWER_MAX (1 * MIB)             /* a buffered answer: one that is an error */
 #define AUTH_TEXT_MAX 300
 
@@ -16,7 +17,7 @@ struct exchange {
     struct mcp_session *s;
     struct list node;
     struct exchange_conf c;
-    char *url, *method, *name, *body, *headers[HEADERS_MAX], *extra[MCP_PARAMS_MAX];
+    char *url, *method, *name, *body, *headers[HEADERS_MAX], *extra[PARAMS_MAX];
     size_t n_headers, n_extra;
     struct guard_check *check;
     struct guard_route route;
@@ -27,6 +28,7 @@ struct exchange {
     size_t way, n_ways, first_edge;
     bool refreshed, any_sent, answered, ended, resuming, talk;
     int resumes;
+    int64_t retry_ms;                    /* -1: the server has not said */
     struct fold fold;
     char event_id[FOLD_EVENT_ID_MAX];
     char session_id[MCP_SESSION_ID_MAX], location[1024], auth[AUTH_TEXT_MAX];
@@ -239,6 +241,8 @@ static int on_data(void *ctx, int status, const char *p, size_t n)
         (void)str_copy(x->event_id, sizeof x->event_id, x->fold.event_id);
         x->resumes = 0;
     }
+    if (x->fold.retry_ms >= 0)
+        x->retry_ms = x->fold.retry_ms;
     if (rc < 0)
         fail(x, MCP_CONNECT_FAILED, e.msg);
     return rc;
@@ -397,7 +401,8 @@ static void on_done(void *ctx, int rc, int status, int64_t retry_after_ms, const
     }
     if ((rc != RC_OK || (status >= 200 && status < 300)) && may_resume(x)) {
         x->resumes++;
-        ev_timer_set(x->s->m->c.ev, &x->turn, MCP_RESUME_MS, on_resume);
+        int64_t wait = x->retry_ms < 0 ? MCP_RESUME_MS : x->retry_ms < MCP_RESUME_MOST_MS ? x->retry_ms : MCP_RESUME_MOST_MS;
+        ev_timer_set(x->s->m->c.ev, &x->turn, wait, on_resume);
         return;
     }
     if (rc != RC_OK) {
@@ -528,11 +533,12 @@ struct exchange *exchange_start(struct mcp_session *s, const struct exchange_con
     struct exchange *x = xcalloc(1, sizeof *x);
     x->s = s;
     x->c = *c;
+    x->retry_ms = -1;
     x->url = str_dup(c->url ? c->url : s->url);
     x->method = str_dup(c->method);
     x->name = str_dup(c->name);
     x->body = c->take_body;
-    for (size_t i = 0; i < c->n_headers && i < MCP_PARAMS_MAX; i++)
+    for (size_t i = 0; i < c->n_headers && i < PARAMS_MAX; i++)
         x->extra[x->n_extra++] = str_dup(c->headers[i]);
     list_add_tail(&s->exchanges, &x->node);
     if (c->timeout_ms > 0)

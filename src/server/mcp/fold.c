@@ -8,6 +8,7 @@ void fold_init(struct fold *f, bool sse, const struct fold_ops *ops, void *ctx)
 {
     memset(f, 0, sizeof *f);
     f->sse = sse;
+    f->retry_ms = -1;
     f->ops = ops;
     f->ctx = ctx;
     if (sse)
@@ -93,6 +94,7 @@ int fold_feed(struct fold *f, const char *p, size_t n, struct err *e)
     if (!f->sse)
         return buf_put(&f->body, p, n) < 0 ? err_set(e, RC_TOO_LARGE, "the server's answer is larger than %zu bytes", FOLD_MESSAGE_MAX) : RC_OK;
     int rc = sse_feed(f->decoder, p, n, on_event, f);
+    f->retry_ms = sse_retry_ms(f->decoder);
     return rc == RC_TOO_LARGE ? err_set(e, rc, "an event of the server is larger than %zu bytes", FOLD_MESSAGE_MAX) : rc;
 }
 

@@ -28,6 +28,7 @@ struct fold {
     struct sse_decoder *decoder;
     struct buf body;
     char event_id[FOLD_EVENT_ID_MAX];    /* of the last event that had one: where a broken stream is taken up again */
+    int64_t retry_ms;                    /* what the server said last about when; -1 nothing */
     const struct fold_ops *ops;
     void *ctx;
     struct err *e;

@@ -7,6 +7,7 @@
 
 #include "base/str.h"
 #include "log/log.h"
+#include "server/mcp/params.h"
 #include "server/mcp/private.h"
 
 #define UNSUPPORTED_VERSION (-32022)
@@ -70,7 +71,13 @@ static void on_discover(void *ctx, const struct reply *r)
         failed(s, r);
         return;
     }
-    if (r->kind == REPLY_ERROR && js_int(r->body, "code", 0) == UNSUPPORTED_VERSION && !any_with_handshake(js_at(r->body, "data.supported"))) {
+    bool unsupported = r->kind == REPLY_ERROR && js_int(r->body, "code", 0) == UNSUPPORTED_VERSION;
+    if (unsupported && in_list(js_at(r->body, "data.supported"), MCP_STATELESS) && !s->asked_twice) {
+        s->asked_twice = true;                           /* it contradicts itself, as one of several that are being replaced may */
+        step(s, "server/discover", NULL, on_discover);
+        return;
+    }
+    if (unsupported && !any_with_handshake(js_at(r->body, "data.supported"))) {
         ready(s, MCP_CONNECT_FAILED, "the server speaks no revision of MCP that this client knows");
         return;
     }
@@ -229,6 +236,11 @@ static bool take_tool(struct mcp_session *s, json_t *t)
     AUTO_FREE char *text = js_text(t);
     size_t i, n = strlen(text);
     json_t *o;
+    struct err e = { 0 };
+    if (name && s->era == ERA_STATELESS && params_check(json_object_get(t, "inputSchema"), &e) < 0) {
+        log_warn("mcp.tool_refused", "server=%s tool=%s why=x-mcp-header: %s", s->name, name, e.msg);
+        return true;
+    }
     if (!name || !name[0] || json_array_size(s->tools) >= MCP_TOOLS_MAX || n > MCP_TOOLS_BYTES_MAX - s->tools_bytes)
         return false;
     json_array_foreach(s->tools, i, o)

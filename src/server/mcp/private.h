@@ -12,13 +12,14 @@
 #define MCP_TOOLS_BYTES_MAX (2 * MIB)    /* of all of a server's definitions as JSON */
 #define MCP_SESSION_ID_MAX 512
 #define MCP_VERSION_MAX 16
-#define MCP_PARAMS_MAX 16                /* headers Mcp-Param-* of one call */
 #define MCP_CONNECT_MS 10000             /* until a connection stands */
 #define MCP_STEP_MS 30000                /* one request of the handshake or of listing */
 #define MCP_FAREWELL_MS 5000             /* DELETE and notifications, for which nobody waits */
 #define MCP_LINGER_MS 1000               /* a stream that has given its answer may end by itself, so that its connection is kept */
 #define MCP_RESUMES_MAX 5                /* a broken stream is taken up again so often in a row without a new event */
-#define MCP_RESUME_MS 500
+#define MCP_RESUME_MS 500                /* how long it waits first, when the server has not said ("retry") */
+#define MCP_RESUME_MOST_MS 60000         /* and at most, whatever the server says */
+#define MCP_ROUNDS_MAX 10                /* a call is made again so often because the server wants its state back */
 #define MCP_WHY_MAX 600
 
 #define MCP_STATELESS "2026-07-28"       /* the newest revision, without sessions */
@@ -101,7 +102,7 @@ struct mcp_session {
     char *endpoint;                      /* where messages are posted; ERA_TWO_ENDPOINTS */
     struct exchange *step, *stream;      /* of the handshake; the GET stream */
     int64_t last_id;
-    bool redirected, dying;
+    bool redirected, dying, asked_twice; /* asked_twice: server/discover */
     unsigned generation;                 /* counts handshakes */
     json_t *tools, *seen_cursors;
     size_t tools_bytes, pages;

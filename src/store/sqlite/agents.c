@@ -17,6 +17,12 @@ static struct store_agent agent_row(struct row *r)
     return g;
 }
 
+static void read_agent(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_agent *)ret = agent_row(r);
+}
+
 static int no_agent(struct err *e, const char *id) { return err_set(e, RC_NOT_FOUND, "no agent '%s'", id); }
 
 static int agent_create_tx(struct tx *t, void *arg, struct err *e)
@@ -96,40 +102,12 @@ int sqlite_agent_archive(struct store *st, const char *id, int64_t now_ms, struc
     return writer_run(sqlite_of(st), agent_archive_tx, &u, e);
 }
 
-static int agent_rows(struct row *r, struct store_agent **ret, size_t *ret_n, struct err *e)
-{
-    struct store_agent *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(r, e)) > 0) {
-        rows = rows_grow(r->a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = agent_row(r);
-        TRY(row_ok(r, e));
-    }
-    TRY(rc);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
-}
-
 int sqlite_agent_list(struct store *st, struct arena *a, const struct store_page *p, struct store_agent **ret, size_t *ret_n, struct err *e)
 {
     struct query q = { 0 };
     query_add(&q, AGENT_SELECT " AND v.version = a.version WHERE 1", "");
-    if (!p->include_archived)
-        query_add(&q, " AND a.archived_ms IS NULL", "");
-    page_where(&q, p, "a");
-    page_order(&q, p, "a");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    TRY(agent_rows(&r, ret, ret_n, e));
-    if (p->backward)
-        rows_reverse(*ret, *ret_n, sizeof **ret);
-    return RC_OK;
+    page_live(&q, p, "a");
+    return rows_page(st, a, &q, p, "a", read_agent, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 /* Newest first; `before_version` 0: from the latest. */
@@ -144,5 +122,5 @@ int sqlite_agent_versions(struct store *st, struct arena *a, const char *id, int
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, AGENT_SELECT " WHERE a.id = ?1 AND (?2 = 0 OR v.version < ?2) ORDER BY v.version DESC LIMIT ?3", "sid", id, before_version,
                  page_limit(limit)));
-    return agent_rows(&r, ret, ret_n, e);
+    return rows_read(&r, read_agent, NULL, sizeof **ret, ret, ret_n, e);
 }

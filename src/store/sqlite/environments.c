@@ -15,6 +15,12 @@ static struct store_environment environment_row(struct row *r)
     return n;
 }
 
+static void read_environment(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_environment *)ret = environment_row(r);
+}
+
 static int no_environment(struct err *e, const char *id) { return err_set(e, RC_NOT_FOUND, "no environment '%s'", id); }
 
 static int name_taken(struct err *e, const char *name) { return err_set(e, RC_CONFLICT, "an environment named '%s' exists already", name); }
@@ -113,28 +119,6 @@ int sqlite_environment_list(struct store *st, struct arena *a, const struct stor
 {
     struct query q = { 0 };
     query_add(&q, "SELECT " ENVIRONMENT_COLS " FROM environments n WHERE 1", "");
-    if (!p->include_archived)
-        query_add(&q, " AND n.archived_ms IS NULL", "");
-    page_where(&q, p, "n");
-    page_order(&q, p, "n");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    struct store_environment *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = environment_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    if (p->backward)
-        rows_reverse(rows, n, sizeof *rows);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    page_live(&q, p, "n");
+    return rows_page(st, a, &q, p, "n", read_environment, NULL, sizeof **ret, ret, ret_n, e);
 }

@@ -35,23 +35,7 @@ static struct store_event event_row(struct row *r, const struct log *l)
     return v;
 }
 
-static int event_rows(struct row *r, const struct log *l, struct store_event **ret, size_t *ret_n, struct err *e)
-{
-    struct store_event *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(r, e)) > 0) {
-        rows = rows_grow(r->a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = event_row(r, l);
-        TRY(row_ok(r, e));
-    }
-    TRY(rc);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
-}
+static void read_event(struct row *r, void *ret, const void *log) { *(struct store_event *)ret = event_row(r, log); }
 
 static void time_filter(struct query *q, const char *cond, int64_t ms)
 {
@@ -83,7 +67,7 @@ int sqlite_event_list(struct store *st, struct arena *a, const char *session_id,
     query_add(&q, f->desc ? " ORDER BY v.ord DESC LIMIT ?" : " ORDER BY v.ord LIMIT ?", "d", page_limit(f->limit));
     AUTO_ROW r = { 0 };
     TRY(query_run(rd.db, &r, a, e, &q));
-    return event_rows(&r, &l, ret, ret_n, e);
+    return rows_read(&r, read_event, &l, sizeof **ret, ret, ret_n, e);
 }
 
 /* Two ranges, both in key order, merged: what was appended after `after_seq`, and what was appended before but consumed after. */
@@ -105,7 +89,7 @@ int sqlite_event_scan(struct store *st, struct arena *a, const char *session_id,
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, public_only ? SCAN(" AND v.is_private = 0") : SCAN(""), "iiiid", l.sn, EVENT_KEY(l.sn, after_seq), EVENT_KEY(l.sn, EVENT_SEQ_MAX),
                  after_seq, limit < 1 ? 1 : limit));       /* not cut: a short page means that there is no more */
-    return event_rows(&r, &l, ret, ret_n, e);
+    return rows_read(&r, read_event, &l, sizeof **ret, ret, ret_n, e);
 }
 
 int sqlite_event_get(struct store *st, struct arena *a, const char *session_id, const char *event_id, struct store_event *ret, struct err *e)

@@ -22,6 +22,12 @@ static struct store_key key_row(struct row *r)
     return k;
 }
 
+static void read_key(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_key *)ret = key_row(r);
+}
+
 struct key_create { const struct store_key *k; const uint8_t *hash; };
 
 static int key_create_tx(struct tx *t, void *arg, struct err *e)
@@ -105,20 +111,7 @@ int sqlite_key_list(struct store *st, struct arena *a, enum key_kind kind, const
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, "SELECT " KEY_COLS " FROM keys WHERE kind = ?1 AND (?2 IS NULL OR env_id = ?2)"
                  " ORDER BY created_ms DESC, id DESC LIMIT ?3", "dsd", (int)kind, env_id, STORE_LIST_MAX));
-    struct store_key *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "too many keys for this request");
-        rows[n++] = key_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    return rows_read(&r, read_key, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 struct key_revoke { const char *id; int64_t now_ms; };

@@ -73,6 +73,16 @@ int sqlite_lease_clear(struct store *st, struct err *e)
     return writer_run(sqlite_of(st), clear_tx, NULL, e);
 }
 
+struct orphan { int64_t sn; const char *id; };
+
+static void read_orphan(struct row *r, void *ret, const void *ctx)
+{
+    struct orphan *o = ret;
+    (void)ctx;
+    o->sn = row_int(r);
+    o->id = row_text(r);
+}
+
 /* After a full page the next call goes on behind it: sessions that only wait for a worker must not hide those behind them. */
 int sqlite_lease_orphans(struct store *st, struct arena *a, int64_t now_ms, int limit, const char ***ret_ids, size_t *ret_n, struct err *e)
 {
@@ -89,18 +99,15 @@ int sqlite_lease_orphans(struct store *st, struct arena *a, int64_t now_ms, int 
                  " CROSS JOIN sessions s ON s.sn = c.sn LEFT JOIN leases l ON l.sn = c.sn"
                  " WHERE c.sn > ?1 AND s.archived_ms IS NULL AND s.terminated_ms IS NULL AND (l.owner IS NULL OR l.until_ms <= ?2)"
                  " ORDER BY c.sn LIMIT ?3", "iid", after, now_ms, limit));
-    const char **ids = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        ids = rows_grow(a, ids, n, &cap, sizeof *ids);
-        if (!ids)
-            return err_set(e, RC_LIMIT, "too many sessions for this request");
-        last = row_int(&r);
-        ids[n++] = row_text(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
+    struct orphan *rows;
+    size_t n;
+    TRY(rows_read(&r, read_orphan, NULL, sizeof *rows, &rows, &n, e));
+    const char **ids = arena_alloc(a, (n + 1) * sizeof *ids);
+    if (!ids)
+        return err_set(e, RC_LIMIT, "too many sessions for this request");
+    for (size_t i = 0; i < n; i++)
+        ids[i] = rows[i].id;
+    last = n ? rows[n - 1].sn : 0;
     pthread_mutex_lock(&s->lock);
     s->orphan_sn = n == (size_t)limit ? last : 0;
     pthread_mutex_unlock(&s->lock);

@@ -90,7 +90,10 @@ static const char schema_2[] =
     "CREATE UNIQUE INDEX credentials_active ON credentials(vault_id, kind = 'environment_variable', match) WHERE archived_ms IS NULL;"
     "CREATE INDEX credentials_page ON credentials(vault_id, created_ms, id);";
 
-static const char *const migrations[] = { schema_1, schema_2 };
+/* Which edge key said that this edge is there. */
+static const char schema_3[] = "ALTER TABLE edges ADD COLUMN key_id TEXT NOT NULL DEFAULT '';";
+
+static const char *const migrations[] = { schema_1, schema_2, schema_3 };
 #define SCHEMA_CURRENT ((int64_t)COUNT_OF(migrations))
 
 /* 0: an empty file. */

@@ -42,6 +42,12 @@ static struct store_session session_row(struct row *r)
     return s;
 }
 
+static void read_session(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_session *)ret = session_row(r);
+}
+
 static int no_session(struct err *e, const char *id) { return err_set(e, RC_NOT_FOUND, "no session '%s'", id ? id : ""); }
 
 struct session_create { const struct store_session *in; struct store_step *first; };
@@ -106,36 +112,14 @@ int sqlite_session_list(struct store *st, struct arena *a, const struct store_pa
 {
     struct query q = { 0 };
     query_add(&q, SESSION_SELECT " WHERE 1", "");
-    if (!p->include_archived)
-        query_add(&q, " AND s.archived_ms IS NULL", "");
+    page_live(&q, p, "s");
     if (f && f->agent_id)
         query_add(&q, " AND s.agent_id = ?", "s", f->agent_id);
     if (f && f->agent_version)
         query_add(&q, " AND s.agent_version = ?", "i", f->agent_version);
     if (f && f->statuses)
         query_add(&q, " AND (? & (1 << (" STATUS "))) <> 0", "i", (int64_t)f->statuses);
-    page_where(&q, p, "s");
-    page_order(&q, p, "s");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    struct store_session *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = session_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    if (p->backward)
-        rows_reverse(rows, n, sizeof *rows);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    return rows_page(st, a, &q, p, "s", read_session, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 /* Finds a session that may be ended; *ret_archived: it is archived already. */

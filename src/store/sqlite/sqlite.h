@@ -72,20 +72,24 @@ MUST_CHECK int schema_migrate(struct db *db, int64_t now_ms, struct err *e);
 MUST_CHECK int schema_check(struct db *db, struct err *e);
 
 /* ---- page.c ---- */
-/* Appends the page's conditions on <alias>.created_ms and <alias>.id, order and limit. */
-void page_where(struct query *q, const struct store_page *p, const char *alias);
-void page_order(struct query *q, const struct store_page *p, const char *alias);
 int  page_limit(int limit);              /* into [1, STORE_LIST_MAX + 1]: callers ask for one more than they show */
-/* Grows an array in an arena, doubling; NULL when refused. */
-void *rows_grow(struct arena *a, void *rows, size_t n, size_t *cap, size_t size);
-void rows_reverse(void *rows, size_t n, size_t size);
+/* Leaves out what is archived, unless the page shall have it: condition on <alias>.archived_ms. */
+void page_live(struct query *q, const struct store_page *p, const char *alias);
+/* Makes a record out of the columns of the row that stands ready. */
+typedef void (*row_read_fn)(struct row *r, void *ret, const void *ctx);
+/* All rows that are left, as an array of records of `size` bytes in r->a; `ret` points to the pointer that gets it (NULL when there are none). RC_LIMIT: more
+ * than the arena takes. */
+MUST_CHECK int rows_read(struct row *r, row_read_fn read, const void *ctx, size_t size, void *ret, size_t *ret_n, struct err *e);
+/* One page of a list. `q` is a SELECT with its own conditions; the page's, on <alias>.created_ms and <alias>.id, order and limit are added here. */
+MUST_CHECK int rows_page(struct store *st, struct arena *a, struct query *q, const struct store_page *p, const char *alias, row_read_fn read, const void *ctx, size_t size,
+                         void *ret, size_t *ret_n, struct err *e);
 
 /* ---- domain files ---- */
 extern const struct store_ops sqlite_ops;
 extern const struct store_tunnel_ops sqlite_tunnel_ops;
 extern const struct store_vault_ops sqlite_vault_ops;
 
-int sqlite_edge_seen(struct store *st, const struct store_edge *d, const struct store_connector *c, size_t n, struct err *e);
+int sqlite_edge_seen(struct store *st, const struct store_edge *d, int64_t since_ms, const struct store_connector *c, size_t n, struct err *e);
 int sqlite_edge_for(struct store *st, struct arena *a, const char *tunnel_id, int64_t since_ms, struct store_edge **ret, size_t *ret_n, struct err *e);
 int sqlite_edge_list(struct store *st, struct arena *a, struct store_edge **ret, size_t *ret_n, struct err *e);
 int sqlite_connector_list(struct store *st, struct arena *a, const char *tunnel_id, struct store_connector **ret, size_t *ret_n, struct err *e);

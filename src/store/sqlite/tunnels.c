@@ -22,6 +22,12 @@ static struct store_tunnel tunnel_row(struct row *r)
     return t;
 }
 
+static void read_tunnel(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_tunnel *)ret = tunnel_row(r);
+}
+
 static struct store_tunnel_token token_row(struct row *r)
 {
     struct store_tunnel_token k = { 0 };
@@ -37,6 +43,12 @@ static struct store_tunnel_token token_row(struct row *r)
     return k;
 }
 
+static void read_token(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_tunnel_token *)ret = token_row(r);
+}
+
 static struct store_tunnel_certificate certificate_row(struct row *r)
 {
     struct store_tunnel_certificate c = { 0 };
@@ -50,8 +62,13 @@ static struct store_tunnel_certificate certificate_row(struct row *r)
     return c;
 }
 
+static void read_certificate(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_tunnel_certificate *)ret = certificate_row(r);
+}
+
 static int no_tunnel(struct err *e, const char *id) { return err_set(e, RC_NOT_FOUND, "no tunnel '%s'", id); }
-static int too_many(struct err *e) { return err_set(e, RC_LIMIT, "the list is larger than the memory of this request"); }
 
 /* Inside a transaction. RC_NOT_FOUND; RC_INVALID: archived. */
 static int check_live(struct tx *t, const char *id, struct err *e)
@@ -125,30 +142,8 @@ static int tunnel_list(struct store *st, struct arena *a, const struct store_pag
 {
     struct query q = { 0 };
     query_add(&q, "SELECT " TUNNEL_COLS " FROM tunnels t WHERE 1", "");
-    if (!p->include_archived)
-        query_add(&q, " AND t.archived_ms IS NULL", "");
-    page_where(&q, p, "t");
-    page_order(&q, p, "t");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    struct store_tunnel *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return too_many(e);
-        rows[n++] = tunnel_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    if (p->backward)
-        rows_reverse(rows, n, sizeof *rows);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    page_live(&q, p, "t");
+    return rows_page(st, a, &q, p, "t", read_tunnel, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 struct change { const char *tunnel_id, *id; int64_t now_ms; };
@@ -288,44 +283,12 @@ static int certificate_get(struct store *st, struct arena *a, const char *tunnel
     return RC_OK;
 }
 
-static int certificate_rows(struct row *r, struct arena *a, struct store_tunnel_certificate **ret, size_t *ret_n, struct err *e)
-{
-    struct store_tunnel_certificate *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return too_many(e);
-        rows[n++] = certificate_row(r);
-        TRY(row_ok(r, e));
-    }
-    TRY(rc);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
-}
-
 static int certificate_list(struct store *st, struct arena *a, const char *tunnel_id, const struct store_page *p, struct store_tunnel_certificate **ret, size_t *ret_n, struct err *e)
 {
     struct query q = { 0 };
     query_add(&q, "SELECT " CERTIFICATE_COLS " FROM tunnel_certificates c WHERE c.tunnel_id = ?", "s", tunnel_id);
-    if (!p->include_archived)
-        query_add(&q, " AND c.archived_ms IS NULL", "");
-    page_where(&q, p, "c");
-    page_order(&q, p, "c");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    struct store_tunnel_certificate *rows;
-    size_t n;
-    TRY(certificate_rows(&r, a, &rows, &n, e));
-    if (p->backward)
-        rows_reverse(rows, n, sizeof *rows);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    page_live(&q, p, "c");
+    return rows_page(st, a, &q, p, "c", read_certificate, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 static int certificate_archive_tx(struct tx *t, void *arg, struct err *e)
@@ -348,7 +311,7 @@ static int certificates_expiring(struct store *st, struct arena *a, int64_t befo
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, "SELECT " CERTIFICATE_COLS " FROM tunnel_certificates c WHERE c.archived_ms IS NULL AND c.expires_ms < ?"
                  " ORDER BY c.expires_ms, c.id LIMIT ?", "id", before_ms, STORE_LIST_MAX));
-    return certificate_rows(&r, a, ret, ret_n, e);
+    return rows_read(&r, read_certificate, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 /* ---- re-wrapping ---- */
@@ -359,20 +322,7 @@ static int token_scan(struct store *st, struct arena *a, const char *after_id, i
     TRY(reader_take(sqlite_of(st), &rd, e));
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, "SELECT " TOKEN_COLS " FROM tunnel_tokens k WHERE k.id > ? AND length(k.sealed) > 0 ORDER BY k.id LIMIT ?", "sd", after_id ? after_id : "", page_limit(limit)));
-    struct store_tunnel_token *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = token_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    return rows_read(&r, read_token, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 struct reseal { const char *id; const void *old, *fresh; size_t old_n, fresh_n; };

@@ -21,6 +21,12 @@ static struct store_vault vault_row(struct row *r)
     return v;
 }
 
+static void read_vault(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_vault *)ret = vault_row(r);
+}
+
 static struct store_credential credential_row(struct row *r, bool with_sealed)
 {
     struct store_credential c = { 0 };
@@ -36,6 +42,8 @@ static struct store_credential credential_row(struct row *r, bool with_sealed)
         c.sealed = row_blob(r, &c.sealed_n);
     return c;
 }
+
+static void read_credential(struct row *r, void *ret, const void *with_sealed) { *(struct store_credential *)ret = credential_row(r, with_sealed != NULL); }
 
 /* updated_ms and archived_ms of a row; `sql` selects them by one id. RC_NOT_FOUND without text. */
 static int times_of(struct tx *t, const char *sql, const char *id, int64_t *ret_updated, int64_t *ret_archived, struct err *e)
@@ -85,30 +93,8 @@ static int vault_list(struct store *st, struct arena *a, const struct store_page
 {
     struct query q = { 0 };
     query_add(&q, "SELECT " VAULT_COLS " FROM vaults v WHERE 1", "");
-    if (!p->include_archived)
-        query_add(&q, " AND v.archived_ms IS NULL", "");
-    page_where(&q, p, "v");
-    page_order(&q, p, "v");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    struct store_vault *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = vault_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    if (p->backward)
-        rows_reverse(rows, n, sizeof *rows);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    page_live(&q, p, "v");
+    return rows_page(st, a, &q, p, "v", read_vault, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 struct change { const char *vault_id, *id, *body; const void *sealed; size_t sealed_n; int64_t expect_ms, now_ms; };
@@ -213,40 +199,12 @@ static int credential_find(struct store *st, struct arena *a, const char *vault_
                           " AND c.match = ? AND c.archived_ms IS NULL", vault_id, match, ret, e);
 }
 
-static int credential_rows(struct row *r, struct arena *a, bool with_sealed, struct store_credential **ret, size_t *ret_n, struct err *e)
-{
-    struct store_credential *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = credential_row(r, with_sealed);
-        TRY(row_ok(r, e));
-    }
-    TRY(rc);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
-}
-
 static int credential_list(struct store *st, struct arena *a, const char *vault_id, const struct store_page *p, struct store_credential **ret, size_t *ret_n, struct err *e)
 {
     struct query q = { 0 };
     query_add(&q, "SELECT " CREDENTIAL_COLS " FROM credentials c WHERE c.vault_id = ?", "s", vault_id);
-    if (!p->include_archived)
-        query_add(&q, " AND c.archived_ms IS NULL", "");
-    page_where(&q, p, "c");
-    page_order(&q, p, "c");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    TRY(credential_rows(&r, a, false, ret, ret_n, e));
-    if (p->backward)
-        rows_reverse(*ret, *ret_n, sizeof **ret);
-    return RC_OK;
+    page_live(&q, p, "c");
+    return rows_page(st, a, &q, p, "c", read_credential, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 static int credential_times(struct tx *t, const struct change *u, int64_t *ret_updated, int64_t *ret_archived, struct err *e)
@@ -318,7 +276,7 @@ static int sealed_scan(struct store *st, struct arena *a, const char *after_id, 
     AUTO_ROW r = { 0 };
     TRY(db_query(rd.db, &r, a, e, "SELECT " CREDENTIAL_COLS ", c.sealed FROM credentials c WHERE c.id > ? AND c.sealed IS NOT NULL ORDER BY c.id LIMIT ?", "sd",
                  after_id ? after_id : "", page_limit(limit)));
-    return credential_rows(&r, a, true, ret, ret_n, e);
+    return rows_read(&r, read_credential, "sealed", sizeof **ret, ret, ret_n, e);
 }
 
 struct replacement { const char *id; const void *old, *fresh; size_t old_n, fresh_n; };

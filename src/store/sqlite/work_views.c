@@ -9,32 +9,17 @@ int sqlite_work_get(struct store *st, struct arena *a, const char *env_id, const
     return work_read(rd.db, a, env_id, id, ret, e);
 }
 
+static void read_work(struct row *r, void *ret, const void *ctx)
+{
+    (void)ctx;
+    *(struct store_work *)ret = work_row(r);
+}
+
 int sqlite_work_list(struct store *st, struct arena *a, const char *env_id, const struct store_page *p, struct store_work **ret, size_t *ret_n, struct err *e)
 {
     struct query q = { 0 };
     query_add(&q, "SELECT " WORK_COLS " FROM work w WHERE w.env_id = ?", "s", env_id);
-    page_where(&q, p, "w");
-    page_order(&q, p, "w");
-    AUTO_READER rd = { 0 };
-    TRY(reader_take(sqlite_of(st), &rd, e));
-    AUTO_ROW r = { 0 };
-    TRY(query_run(rd.db, &r, a, e, &q));
-    struct store_work *rows = NULL;
-    size_t n = 0, cap = 0;
-    int rc;
-    while ((rc = row_next(&r, e)) > 0) {
-        rows = rows_grow(a, rows, n, &cap, sizeof *rows);
-        if (!rows)
-            return err_set(e, RC_LIMIT, "the page is larger than the memory of this request");
-        rows[n++] = work_row(&r);
-        TRY(row_ok(&r, e));
-    }
-    TRY(rc);
-    if (p->backward)
-        rows_reverse(rows, n, sizeof *rows);
-    *ret = rows;
-    *ret_n = n;
-    return RC_OK;
+    return rows_page(st, a, &q, p, "w", read_work, NULL, sizeof **ret, ret, ret_n, e);
 }
 
 struct update { struct arena *a; const char *env_id, *id, *metadata; struct store_work work; };

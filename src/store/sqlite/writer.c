@@ -166,11 +166,12 @@ static void *writer_main(void *arg)
         w->closures += (int64_t)n;
         if ((int64_t)n > w->batch_max)
             w->batch_max = (int64_t)n;
-        for (size_t i = 0; i < n; i++)
-            finish(batch[i]);
+        /* Listeners first: readers of a stream wait for what was written, and whoever has its answer finds the note delivered. */
         for (size_t i = 0; i < w->n_notes && w->s->note; i++)
             w->s->note(w->s->note_ctx, w->notes[i].note, w->notes[i].id);
         w->n_notes = 0;
+        for (size_t i = 0; i < n; i++)
+            finish(batch[i]);
         checkpoint(w);
     }
 }

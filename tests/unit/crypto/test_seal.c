@@ -230,7 +230,7 @@ static void limits(void **st)
     struct err e = { 0 };
     char id[SEAL_KEY_ID_MAX];
     struct buf out;
-    AUTO_PTR(seal_ring) first = load(true);
+    seal_ring_free(load(true));
     for (int i = 1; i < SEAL_KEYS_MAX; i++)
         assert_int_equal(seal_key_add(path, id, &e), RC_OK);
     assert_int_equal(seal_key_add(path, id, &e), RC_LIMIT);
@@ -271,7 +271,7 @@ static void added_at_once(void **st)
     (void)st;
     pthread_t t[ADDERS];
     int rc[ADDERS];
-    AUTO_PTR(seal_ring) first = load(true);
+    seal_ring_free(load(true));
     for (int i = 0; i < ADDERS; i++)
         assert_int_equal(pthread_create(&t[i], NULL, adder, &rc[i]), 0);
     for (int i = 0; i < ADDERS; i++) {

@@ -456,13 +456,38 @@ static void test_limit(void **st)
     end(&x);
 }
 
+static void test_silent_ones_make_room(void **st)
+{
+    (void)st;
+    struct fixture x;
+    struct ws_conf c = { .conns_max = 2 };
+    begin(&x, &c);
+    int a = dial(&x), b = dial(&x);
+    puts_(b, "GET / HT");
+    UNTIL(&x, ws_conns(x.l) == 2);
+    x.fd = dial(&x);
+    puts_(x.fd, upgrade);
+    UNTIL(&x, x.f.accepted == 1);                                /* in the place of the oldest that never came to its end */
+    assert_int_equal(ws_conns(x.l), 2);
+    assert_int_equal(recv(a, &(char){ 0 }, 1, 0), 0);
+    int d = dial(&x);
+    UNTIL(&x, recv(b, &(char){ 0 }, 1, MSG_DONTWAIT) == 0);       /* not in the place of the one that is served */
+    assert_int_equal(ws_conns(x.l), 2);
+    close(a);
+    close(b);
+    close(d);
+    put(x.fd, "\x82\x02hi", 4);
+    UNTIL(&x, buf_len(&x.f.got) == 2);
+    end(&x);
+}
+
 int main(void)
 {
     (void)signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest t[] = {
         cmocka_unit_test(test_exchange), cmocka_unit_test(test_variants), cmocka_unit_test(test_early_frames), cmocka_unit_test(test_raw_tls),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_slow_head), cmocka_unit_test(test_broken_frames), cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_cut), cmocka_unit_test(test_last_words), cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_cut), cmocka_unit_test(test_last_words), cmocka_unit_test(test_limit), cmocka_unit_test(test_silent_ones_make_room),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

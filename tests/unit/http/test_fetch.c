@@ -52,6 +52,11 @@ static void request_form(void **st)
     assert_non_null(strstr(g.body, "Content-Length: 0\r\n"));
     assert_null(strcasestr(g.body, "content-type"));
     got_done(&g);
+    const char *empty[] = { "x-empty:", "x-blank: " };
+    get(&g, (struct fetch_request){ .url = url("/echo"), .headers = empty, .n_headers = 2 });
+    assert_non_null(strstr(g.body, "\r\nx-empty:\r\n"));
+    assert_non_null(strstr(g.body, "\r\nx-blank:\r\n"));
+    got_done(&g);
     get(&g, (struct fetch_request){ .method = "PUT", .url = url("/echo"), .body = "x", .body_n = 1 });
     assert_true(str_prefix(g.body, "PUT /echo HTTP/1.1\r\n") && str_suffix(g.body, "\r\n\r\nx"));
     got_done(&g);

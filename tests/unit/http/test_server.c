@@ -454,6 +454,36 @@ static void test_conns_max(void **st)
     rig_stop();
 }
 
+/* Connections that say nothing, or half of something, or no more after an answer, hold all places: a client that asks is heard all the same, one that waits
+ * for its answer keeps its place. */
+static void test_silent_ones_make_room(void **st)
+{
+    (void)st;
+    struct client asks, c[4];
+    rig_start(few);
+    n_held = 0;
+    client_open(&asks);
+    client_send(&asks, "POST /hold HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nb");
+    client_open(&c[0]);
+    client_send(&c[0], "GET /x HTTP/1.1\r\nho");
+    turn(20);
+    assert_int_equal(n_held, 1);
+    for (int i = 1; i < 4; i++) {
+        client_open(&c[i]);
+        client_send(&c[i], GET("/x"));
+        EXPECT(&c[i], "/x");                        /* in the place of the one before, which is idle by now or has never come to a request */
+        assert_int_equal(http_server_conns(rig_server), 2);
+    }
+    assert_int_equal(n_held, 1);
+    reply_text(held[0], "done");
+    EXPECT(&asks, "done");
+    client_close(&asks);
+    for (int i = 0; i < 4; i++)
+        client_close(&c[i]);
+    turn(20);
+    rig_stop();
+}
+
 static void test_bodies_max(void **st)
 {
     (void)st;
@@ -637,7 +667,7 @@ int main(void)
     const struct CMUnitTest t[] = {
         cmocka_unit_test(test_simple), cmocka_unit_test(test_close_and_versions), cmocka_unit_test(test_bytewise), cmocka_unit_test(test_pipelining),
         cmocka_unit_test(test_read_ahead_is_bounded), cmocka_unit_test(test_refusals), cmocka_unit_test(test_refusal_arrives), cmocka_unit_test(test_expect),
-        cmocka_unit_test(test_slow_clients), cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_conns_max), cmocka_unit_test(test_bodies_max),
+        cmocka_unit_test(test_slow_clients), cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_conns_max), cmocka_unit_test(test_silent_ones_make_room), cmocka_unit_test(test_bodies_max),
         cmocka_unit_test(test_hang_ups), cmocka_unit_test(test_watched_requests), cmocka_unit_test(test_free_before_answer), cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(t, NULL, NULL);

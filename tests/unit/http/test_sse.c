@@ -55,6 +55,24 @@ static void test_decode(void **st)
     buf_done(&out);
 }
 
+static void test_retry(void **st)
+{
+    (void)st;
+    static const struct { const char *in; int64_t ms; } t[] = {
+        { "data: a\n\n", -1 }, { "retry: 500\ndata: a\n\n", 500 }, { "retry:0\n\n", 0 }, { "retry: 1\nretry: 2000\n", 2000 }, { "retry: 7\n\nretry: 5s\n\n", 7 },
+        { "retry: -3\n", -1 }, { "retry\n", -1 }, { "retry: 1.5\n", -1 }, { "retry: 99999999999999999999\n", -1 }, { "retry: 12", -1 },
+    };
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct sse_decoder *d = sse_decoder_new(1000);
+        struct buf out;
+        buf_init(&out, 1 * MIB);
+        assert_int_equal(sse_feed(d, t[i].in, strlen(t[i].in), log_event, &out), RC_OK);
+        assert_int_equal(sse_retry_ms(d), t[i].ms);
+        sse_decoder_free(d);
+        buf_done(&out);
+    }
+}
+
 static void test_limit(void **st)
 {
     (void)st;
@@ -130,7 +148,7 @@ static void test_large(void **st)
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(test_decode), cmocka_unit_test(test_limit), cmocka_unit_test(test_encode), cmocka_unit_test(test_large),
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_retry), cmocka_unit_test(test_limit), cmocka_unit_test(test_encode), cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(t, NULL, NULL);
 }

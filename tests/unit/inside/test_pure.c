@@ -29,6 +29,10 @@ static void test_glob_matches(void **st)
         { "\\*", "*", true },             { "\\*", "a", false },            { "a\\{b", "a{b", true },       { "*a*b*c", "xaxbxc", true },
         { "*a*b*c", "xaxbx", false },     { "./a//b", "a/b", true },        { "**", "any/thing", true },    { "*", ".hidden", true },
         { "**/**/**/x", "x", true },      { "[[]", "[", true },             { "a]", "a]", true },           { "a}", "a}", true },
+        /* one star between two texts, which must not share a byte of the name */
+        { "ab*ba", "aba", false },        { "ab*ba", "abba", true },        { "a*", "a", true },            { "*a", "a", true },
+        { "a*b", "ab", true },            { "a*b", "a", false },            { "*.t", ".t", true },          { "*\xa9", "\xc3\xa9", false },
+        { "*\xc3\xa9", "x\xc3\xa9", true }, { "abc", "ab", false },         { "ab", "abc", false },
     };
     for (size_t i = 0; i < COUNT_OF(t); i++) {
         const char *why = glob_compile(&g, t[i].pattern);

@@ -7,6 +7,8 @@
 #include <cmocka.h>
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -14,6 +16,7 @@
 #include "server/mcp/content.h"
 #include "server/mcp/fold.h"
 #include "server/mcp/guard.h"
+#include "server/mcp/params.h"
 
 /* ---- guard ---- */
 static void test_addresses(void **state)
@@ -243,11 +246,78 @@ static void test_content_is_cut_at_characters(void **state)
     buf_done(&b);
 }
 
+/* ---- x-mcp-header ---- */
+static void test_params_rules(void **state)
+{
+    (void)state;
+    static const struct { const char *properties, *why; } t[] = {        /* why NULL: fine */
+        { "{}", NULL }, { "{\"a\":{\"type\":\"string\"}}", NULL }, { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"Region\"},\"b\":{\"type\":\"integer\",\"x-mcp-header\":\"N\"}}", NULL },
+        { "{\"a\":{\"type\":\"object\",\"properties\":{\"b\":{\"type\":\"boolean\",\"x-mcp-header\":\"Deep\"}}}}", NULL },
+        { "{\"x-mcp-header\":{\"type\":\"string\"}}", NULL },                                             /* the name of an argument */
+        { "{\"a\":{\"type\":\"object\",\"default\":{\"x-mcp-header\":\"no mark\"}}}", NULL },            /* data */
+        { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"\"}}", "name" }, { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"My Region\"}}", "name" },
+        { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"a:b\"}}", "name" }, { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"R\\u00e9gion\"}}", "name" },
+        { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"a\\r\\nb\"}}", "name" }, { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":7}}", "name" },
+        { "{\"a\":{\"type\":\"object\",\"x-mcp-header\":\"A\"}}", "no text" }, { "{\"a\":{\"type\":\"number\",\"x-mcp-header\":\"A\"}}", "no text" },
+        { "{\"a\":{\"type\":[\"string\",\"null\"],\"x-mcp-header\":\"A\"}}", "no text" }, { "{\"a\":{\"x-mcp-header\":\"A\"}}", "no text" },
+        { "{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"Same\"},\"b\":{\"type\":\"string\",\"x-mcp-header\":\"sAME\"}}", "twice" },
+        { "{\"a\":{\"type\":\"array\",\"items\":{\"type\":\"string\",\"x-mcp-header\":\"A\"}}}", "place" },
+        { "{\"a\":{\"anyOf\":[{\"type\":\"string\",\"x-mcp-header\":\"A\"}]}}", "place" },
+        { "{\"a\":{\"properties\":{\"b\":{\"items\":{\"properties\":{\"c\":{\"type\":\"string\",\"x-mcp-header\":\"A\"}}}}}}}", "place" },
+    };
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct err e = { 0 };
+        AUTO_FREE char *text = str_printf("{\"type\":\"object\",\"properties\":%s}", t[i].properties);
+        AUTO_JS schema = json_loads(text, 0, NULL);
+        assert_non_null(schema);
+        int rc = params_check(schema, &e);
+        if (rc != (t[i].why ? RC_INVALID : RC_OK) || (t[i].why && !strstr(e.msg, t[i].why)))
+            fail_msg("%s: %d '%s'", t[i].properties, rc, e.msg);
+    }
+    struct err e = { 0 };
+    AUTO_JS top = json_loads("{\"type\":\"string\",\"x-mcp-header\":\"A\"}", 0, NULL);
+    assert_int_equal(params_check(top, &e), RC_INVALID);
+    assert_int_equal(params_check(NULL, &e), RC_OK);
+    AUTO_JS many = json_object();                                        /* as many as there may be, and one more */
+    json_t *props = json_object();
+    json_object_set_new(many, "properties", props);
+    for (int i = 0; i <= PARAMS_MAX; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "p%d", i);
+        assert_int_equal(params_check(many, &e), RC_OK);
+        json_object_set_new(props, name, json_pack("{s:s,s:s}", "type", "string", "x-mcp-header", name));
+    }
+    assert_int_equal(params_check(many, &e), RC_INVALID);
+}
+
+static void test_params_values(void **state)
+{
+    (void)state;
+    static const struct { const char *value, *line; } t[] = {
+        { "\"us west\"", "mcp-param-A: us west" }, { "\"\"", "mcp-param-A: " }, { "\" x\"", "mcp-param-A: =?base64?IHg=?=" }, { "\"\\u00e9\"", "mcp-param-A: =?base64?w6k=?=" },
+        { "\"a\\r\\nb\"", "mcp-param-A: =?base64?YQ0KYg==?=" }, { "\"=?base64?x\"", "mcp-param-A: =?base64?PT9iYXNlNjQ/eA==?=" }, { "true", "mcp-param-A: true" },
+        { "-7", "mcp-param-A: -7" }, { "42.0", "mcp-param-A: 42" }, { "42.5", NULL }, { "null", NULL }, { "[]", NULL },
+    };
+    AUTO_JS schema = json_loads("{\"properties\":{\"a\":{\"type\":\"string\",\"x-mcp-header\":\"A\"},\"o\":{\"type\":\"object\",\"properties\":{\"b\":{\"x-mcp-header\":\"B\"}}}}}", 0, NULL);
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        struct params p = { .n = 0 };
+        AUTO_FREE char *text = str_printf("{\"a\":%s,\"o\":{\"b\":\"in\"}}", t[i].value);
+        AUTO_JS arguments = json_loads(text, 0, NULL);
+        params_make(&p, schema, arguments);
+        assert_int_equal(p.n, t[i].line ? 2 : 1);
+        if (t[i].line)
+            assert_string_equal(p.lines[0], t[i].line);
+        assert_string_equal(p.lines[p.n - 1], "mcp-param-B: in");
+        params_done(&p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_addresses), cmocka_unit_test(test_hosts), cmocka_unit_test(test_classify), cmocka_unit_test(test_fold),
         cmocka_unit_test(test_fold_limits), cmocka_unit_test(test_content), cmocka_unit_test(test_content_is_cut_at_characters),
+        cmocka_unit_test(test_params_rules), cmocka_unit_test(test_params_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

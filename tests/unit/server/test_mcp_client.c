@@ -71,7 +71,7 @@ void vault_cancel(struct vault_lookup *l)
 }
 
 /* ---- the server ---- */
-enum script { NEWEST, SESSIONS, SESSIONS_JSON, BEARER, FORBIDDEN, BROKEN, RESUMED, ASKING, PAGES, LOOPING, MANY, MOVED, MOVED_AWAY, FORGETFUL, SILENT, NONSENSE, INPUT, NO_TOOLS, FUTURE };
+enum script { NEWEST, SESSIONS, SESSIONS_JSON, BEARER, FORBIDDEN, BROKEN, RESUMED, ASKING, PAGES, LOOPING, MANY, MOVED, MOVED_AWAY, FORGETFUL, SILENT, NONSENSE, INPUT, STATE, STATE_FOR_EVER, NO_TOOLS, FUTURE };
 static enum script script;
 static int n_requests, n_calls, n_initialize, n_deleted, n_cancelled, n_ping, n_refused, n_resumed, n_unauthorized;
 static char last_session[64], last_version[32], last_name[128], last_param[128];
@@ -136,12 +136,14 @@ static void on_list(struct http_req *r, int64_t id, const json_t *m)
     }
 }
 
+static char states[64];              /* of the calls, one after another; "-" none */
+
 static void on_call(struct http_req *r, int64_t id)
 {
     static const char ok[] = "{\"content\":[{\"type\":\"text\",\"text\":\"done\"}]}";
     n_calls++;
     if (script == RESUMED)
-        say(r, 200, "text/event-stream", NULL, "id: ev-1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"id\":%lld}}\n\n", (long long)id);
+        say(r, 200, "text/event-stream", NULL, "retry: 900\nid: ev-1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"id\":%lld}}\n\n", (long long)id);
     else if (script == BROKEN)
         say(r, 200, "text/event-stream", NULL, ": nothing more\n\n");
     else if (script == ASKING)
@@ -153,6 +155,8 @@ static void on_call(struct http_req *r, int64_t id)
         say(r, 200, "application/json", NULL, "<html>");
     else if (script == INPUT)
         result(r, id, NULL, "{\"resultType\":\"input_required\",\"inputRequests\":{}}");
+    else if (script == STATE_FOR_EVER || (script == STATE && n_calls < 3))
+        result(r, id, NULL, n_calls == 1 ? "{\"resultType\":\"input_required\",\"requestState\":\"s-1\"}" : "{\"resultType\":\"input_required\",\"requestState\":\"s-2\"}");
     else
         result(r, id, NULL, ok);
 }
@@ -178,7 +182,7 @@ static void on_post(struct http_req *r, const struct http_head *h)
     if (str_eq(method, "server/discover")) {
         assert_string_equal(version, "2026-07-28");
         assert_string_equal(js_at(m, "params._meta") ? json_string_value(json_object_get(js_at(m, "params._meta"), "io.modelcontextprotocol/protocolVersion")) : "", "2026-07-28");
-        if (script == NEWEST || script == INPUT)
+        if (script == NEWEST || script == INPUT || script == STATE || script == STATE_FOR_EVER)
             result(r, id, NULL, "{\"supportedVersions\":[\"2026-07-28\"],\"resultType\":\"complete\"}");
         else if (script == FUTURE)
             say(r, 400, "application/json", NULL, "{\"id\":%lld,\"error\":{\"code\":-32022,\"message\":\"x\",\"data\":{\"supported\":[\"2031-01-01\"]}}}", (long long)id);
@@ -207,6 +211,9 @@ static void on_post(struct http_req *r, const struct http_head *h)
         n_calls++;
         held = r;
     } else {
+        const char *state = js_str(m, "params.requestState");
+        size_t n = strlen(states);
+        (void)snprintf(states + n, sizeof states - n, "%s ", state ? state : "-");
         on_call(r, id);
     }
 }
@@ -446,8 +453,10 @@ static void test_streams(void **state)
 {
     (void)state;
     connect_now(RESUMED, false);                     /* the call is request 4: discover, initialize, tools/list before it */
+    int64_t began = clock_mono_ms();
     call_now("{}");
     assert_string_equal(got.content, "[{\"type\":\"text\",\"text\":\"resumed\"}]");
+    assert_true(clock_mono_ms() - began >= 900);     /* when the server says */
     assert_true(n_calls == 1 && n_resumed == 1);
     mcp_session_free(conn.s);
     connect_now(BROKEN, false);
@@ -467,6 +476,18 @@ static void test_streams(void **state)
     connect_now(INPUT, false);
     call_now("{}");
     assert_true(got.o == MCP_OK && got.is_error && strstr(got.content, "input from a person"));
+    mcp_session_free(conn.s);
+    connect_now(STATE, false);
+    states[0] = '\0';
+    n_calls = 0;
+    call_now("{}");
+    assert_string_equal(got.content, DONE);
+    assert_string_equal(states, "- s-1 s-2 ");
+    mcp_session_free(conn.s);
+    connect_now(STATE_FOR_EVER, false);
+    n_calls = 0;
+    call_now("{}");
+    assert_true(got.o == MCP_OK && got.is_error && n_calls == 11);
     mcp_session_free(conn.s);
 }
 

@@ -363,7 +363,6 @@ static void refusals(void **st)
     assert_null(strstr(l.msg, "refresh-0"));
     assert_int_equal(find(false).rc, RC_UNAUTHORIZED);
     assert_int_equal(asked(), 1);                /* remembered */
-    AUTO_PTR(cred) c = stored("vlt_1", "c1");
     struct err e = { 0 };
     struct store_credential row;
     AUTO_PTR(arena) a = arena_new(4096, MIB);

@@ -210,8 +210,8 @@ static struct store_connector con(const char *id, const char *tunnel, int64_t co
 
 static void seen(struct fix *f, const char *edge, bool draining, int64_t at, const struct store_connector *c, size_t n)
 {
-    struct store_edge d = { .id = edge, .address = "h:1", .version = "2", .draining = draining, .seen_ms = at };
-    OK(O(edge_seen)(f->st, &d, c, n, &f->e));
+    struct store_edge d = { .id = edge, .key_id = "ekey_1", .address = "h:1", .version = "2", .draining = draining, .seen_ms = at };
+    OK(O(edge_seen)(f->st, &d, at - 30000, c, n, &f->e));
 }
 
 static void directory(void **state)
@@ -257,11 +257,37 @@ static void directory(void **state)
     assert_int_equal(n, 0);
     OK(O(edge_list)(f->st, f->a, &e, &n, &f->e));
     assert_int_equal(n, 1);
-    struct store_edge bad = { .id = "edge_c", .address = "h:1", .seen_ms = T0 };
-    RC(RC_INVALID, O(edge_seen)(f->st, &bad, NULL, 0, &f->e));
+    struct store_edge bad = { .id = "edge_c", .key_id = "ekey_1", .address = "h:1", .seen_ms = T0 };
+    RC(RC_INVALID, O(edge_seen)(f->st, &bad, T0, NULL, 0, &f->e));
     bad.version = "1";
     struct store_connector half = { .id = "gw_1", .tunnel_id = "tnl_1" };
-    RC(RC_INVALID, O(edge_seen)(f->st, &bad, &half, 1, &f->e));
+    RC(RC_INVALID, O(edge_seen)(f->st, &bad, T0, &half, 1, &f->e));
+}
+
+/* An edge's id stays with the key that brought it, until the edge is silent for long or the key is revoked. */
+static void edge_keys(void **state)
+{
+    struct fix *f = *state;
+    struct store_edge *all;
+    size_t n;
+    uint8_t hash[2][32] = { { 1 }, { 2 } };
+    for (int i = 0; i < 2; i++) {
+        struct store_key k = { .id = i ? "ekey_b" : "ekey_a", .kind = KEY_EDGE, .name = "", .hint = "", .created_ms = T0 };
+        OK(f->st->ops->key_create(f->st, &k, hash[i], &f->e));
+    }
+    struct store_edge a = { .id = "edge_x", .key_id = "ekey_a", .address = "h:1", .version = "1", .seen_ms = T0 }, b = a;
+    b.key_id = "ekey_b";
+    b.address = "thief:1";
+    OK(O(edge_seen)(f->st, &a, T0 - 10, NULL, 0, &f->e));
+    RC(RC_CONFLICT, O(edge_seen)(f->st, &b, T0 - 10, NULL, 0, &f->e));
+    OK(O(edge_list)(f->st, f->a, &all, &n, &f->e));
+    assert_int_equal(n, 1);
+    assert_string_equal(all[0].address, "h:1");
+    OK(O(edge_seen)(f->st, &a, T0 - 10, NULL, 0, &f->e));
+    OK(O(edge_seen)(f->st, &b, T0 + 1, NULL, 0, &f->e));                     /* the first was silent too long */
+    RC(RC_CONFLICT, O(edge_seen)(f->st, &a, T0 - 10, NULL, 0, &f->e));
+    OK(f->st->ops->key_revoke(f->st, "ekey_b", T0, &f->e));
+    OK(O(edge_seen)(f->st, &a, T0 - 10, NULL, 0, &f->e));
 }
 
 /* Limits hold when calls come at once, and no acknowledged row is missing after the file is opened again. */
@@ -312,6 +338,6 @@ static void limit_under_load(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { T(tunnels), T(tokens), T(certificates), T(directory), T(limit_under_load) };
+    const struct CMUnitTest tests[] = { T(tunnels), T(tokens), T(certificates), T(directory), T(edge_keys), T(limit_under_load) };
     RUN_ALL(tests);
 }
