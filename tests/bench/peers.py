@@ -105,18 +105,23 @@ class Field:
     # ---- the upstream ----
 
     def nginx(self) -> None:
-        self.upstream, self.tls_upstream = free_port(), free_port()
         (self.dir / "www").mkdir()
         (self.dir / "www/1k").write_bytes(b"x" * 1024)
         with open(self.dir / "www/bulk", "wb") as f:
             f.truncate(BULK)
-        conf = self.file("nginx.conf", f"""worker_processes 1; daemon off; pid {self.dir}/pid; error_log /dev/null; events {{ worker_connections 16384; }}
+        self.upstream, self.tls_upstream, _ = self.web("nginx")
+
+    def web(self, name: str) -> tuple[int, int, int]:
+        """A new nginx with one worker: its plain port, its TLS port, the worker's process."""
+        plain, tls = free_port(), free_port()
+        conf = self.file(f"{name}.conf", f"""worker_processes 1; daemon off; pid {self.dir}/{name}.pid; error_log /dev/null; events {{ worker_connections 16384; }}
 http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600; sendfile on; root {self.dir}/www; open_file_cache max=10;
 client_body_temp_path {self.dir}/t; proxy_temp_path {self.dir}/t; fastcgi_temp_path {self.dir}/t; uwsgi_temp_path {self.dir}/t; scgi_temp_path {self.dir}/t;
-server {{ listen 127.0.0.1:{self.upstream}; listen 127.0.0.1:{self.tls_upstream} ssl; ssl_protocols TLSv1.3; ssl_certificate {self.cert}; ssl_certificate_key {self.key}; }} }}
+server {{ listen 127.0.0.1:{plain}; listen 127.0.0.1:{tls} ssl; ssl_protocols TLSv1.3; ssl_certificate {self.cert}; ssl_certificate_key {self.key}; }} }}
 """)
-        self.spawn("nginx", "-c", conf)
-        wait_port(self.tls_upstream, "nginx")
+        p = self.spawn("nginx", "-c", conf)
+        wait_port(tls, "nginx")
+        return plain, tls, int(Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()[0])
 
     # ---- ours ----
 

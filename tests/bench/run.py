@@ -125,7 +125,7 @@ def compare(kinds: list[str], **kw) -> dict[str, dict]:
 
 def row(what: str, ours: str, reference: str, ratio: float, goal: str) -> None:
     rows.append((what, ours, reference, f"{ratio:.3f}x", goal))
-    print(f"{what:<58} {ours:>12} {reference:>26} {ratio:>9.3f}x   goal {goal}", flush=True)
+    print(f"{what:<68} {ours:>12} {reference:>26} {ratio:>9.3f}x   goal {goal}", flush=True)
 
 
 def bench_bash() -> None:
@@ -218,7 +218,7 @@ BENCHES = {"bash": bench_bash, "files": bench_files, "sessions": bench_sessions,
 
 def main() -> None:
     wanted = sys.argv[2:] or list(BENCHES)
-    print(f"{'what':<58} {'ours':>12} {'reference':>26} {'ratio':>10}", flush=True)
+    print(f"{'what':<68} {'ours':>12} {'reference':>26} {'ratio':>10}", flush=True)
     for name in wanted:
         BENCHES[name]()
     print(f"\n{len(rows)} rows, alternated rounds, medians; load {os.getloadavg()[0]:.1f}")

@@ -179,30 +179,41 @@ class Rows:
         self.against("tunnel, inner TLS, new connections", m, "rate", "/s", {}, "-")
 
     def memory(self) -> None:
-        """Growth of the processes' memory for each connection that has had one request and is idle, as a client holds many; new processes for each row. The goal is
-        for what a stream costs. TLS connections that end in the same process come on top (OpenSSL 3.0 alone takes about 10 KiB for each)."""
+        """Growth of the processes' memory for each connection that has had one request and is idle; new processes for each row. The goal is for what a stream costs.
+        TLS that ends in the same process comes on top: there nginx, which ends TLS and does nothing else, is what can be expected."""
+        _, tls, worker = self.f.web("idle")
+        nginx = self.idle({"nginx": worker}, lambda: inner(tls))["nginx"]
         port, front, back = self.f.transport()
-        self.idle("transport", {"front": front, "back": back}, lambda: plain(port), "<= 1")
-        for what in ("passthrough", "provider side"):
+        for name, kib in self.idle({"front": front, "back": back}, lambda: plain(port)).items():
+            self.kib(f"tunnel transport, memory per idle stream, {name}", kib, 3, "<= 1")
+        for outer in (False, True):
             edge, gateway = self.f.product()
-            outer = (edge.tls(), "127.0.0.1") if what == "provider side" else None
-            self.idle(what, {"edge, outer TLS each" if outer else "edge": edge.p.pid, "gateway, inner TLS each": gateway.p.pid},
-                      lambda: inner(edge.provider if outer else edge.plain, outer), "-" if outer else "<= 1")
+            context = (edge.tls(), "127.0.0.1") if outer else None
+            each = self.idle({"edge": edge.p.pid, "gateway": gateway.p.pid}, lambda: inner(edge.provider if outer else edge.plain, context))
+            if outer:
+                self.kib("tunnel, memory per idle provider, edge (mutual TLS), vs nginx TLS", each["edge"], nginx, "-")
+            else:
+                self.kib("tunnel, memory per idle passthrough, edge", each["edge"], 3, "<= 1")
+                self.kib("tunnel, memory per idle inner TLS, gateway, vs nginx TLS", each["gateway"], nginx, "<= 1.1")
             gateway.kill()
             edge.kill()
 
-    def idle(self, what: str, pids: dict[str, int], connect, goal: str) -> None:
-        first = connect()
-        get_1k(first)
-        before, held = {n: pss_kib(p) for n, p in pids.items()}, [first]
+    def kib(self, what: str, ours: float, reference: float, goal: str) -> None:
+        self.row(what, f"{ours:.1f} KiB", f"{reference:.1f} KiB", ours / reference, goal)
+
+    @staticmethod
+    def idle(pids: dict[str, int], connect) -> dict[str, float]:
+        """KiB of each process for each of IDLE connections."""
+        held = [connect()]
+        get_1k(held[0])
+        before = {n: pss_kib(p) for n, p in pids.items()}
         for _ in range(IDLE):
             held.append(connect())
             get_1k(held[-1])
         each = {n: (pss_kib(p) - before[n]) / IDLE for n, p in pids.items()}
         for c in held:
             c.close()
-        for name, kib in each.items():
-            self.row(f"memory per idle stream, {what}, {name}", f"{kib:.1f} KiB", "3.0 KiB", kib / 3, "-" if "TLS" in name else goal)
+        return each
 
 
 PARTS = ("keepalive", "bulk", "stalled", "connections", "memory")
