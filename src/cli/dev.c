@@ -1,4 +1,4 @@
-/* `outwork dev`: server and worker as two child processes on this machine, with keys made on the first start and kept beside the data. */
+/* `outwork dev`: all roles as child processes on this machine, with keys made on the first start and kept beside the data. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,9 +11,7 @@
 #include "base/secret.h"
 #include "base/str.h"
 #include "cli/cmd.h"
-#include "conf/conf.h"
-#include "ev/ev.h"
-#include "http/client.h"
+#include "cli/dev.h"
 #include "json/js.h"
 #include "log/log.h"
 #include "proc/proc.h"
@@ -23,12 +21,7 @@
 #define STOP_WAIT_MS 35000
 #define BETA "anthropic-beta: managed-agents-2026-04-01\r\n"
 
-struct settings {
-    char *data, *listen, *tunnel_domain, *provider, *model_url, *model_key_file, *script_file, *network, *log_level;
-    int64_t max_sessions;
-};
-
-#define FIELD(f) offsetof(struct settings, f)
+#define FIELD(f) offsetof(struct dev_settings, f)
 static const struct conf_key keys[] = {
     { .name = "data", .type = CONF_STR, .field = FIELD(data), .dflt = "./.outwork", .arg = "DIR", .help = "Everything is kept here: database, keys, workspaces." },
     { .name = "listen", .type = CONF_STR, .field = FIELD(listen), .dflt = "127.0.0.1:8400", .arg = "ADDR:PORT", .help = "Where the server listens." },
@@ -38,42 +31,45 @@ static const struct conf_key keys[] = {
     { .name = "model.key-file", .type = CONF_STR, .field = FIELD(model_key_file), .arg = "FILE", .help = "File with the model API key." },
     { .name = "script.file", .type = CONF_STR, .field = FIELD(script_file), .arg = "FILE", .help = "Script for the provider script." },
     { .name = "tunnel.domain", .type = CONF_STR, .field = FIELD(tunnel_domain), .dflt = "tunnel.localhost", .arg = "NAME", .help = "Tunnels get host names below this one." },
+    { .name = "route", .type = CONF_LIST, .field = FIELD(routes), .arg = "NAME=UPSTREAM",
+      .help = "An MCP server for the agents, reached through a tunnel: http://HOST:PORT, https://..., unix:PATH, or stdio:COMMAND. Several times for several." },
     { .name = "sandbox.network", .type = CONF_STR, .field = FIELD(network), .dflt = "none", .arg = "none|host", .help = "What the tools' network reaches." },
     { .name = "max-sessions", .type = CONF_INT, .field = FIELD(max_sessions), .dflt = "16", .min = "1", .max = "1024", .help = "Sessions served at once." },
     { .name = "log-level", .type = CONF_STR, .field = FIELD(log_level), .dflt = "info", .arg = "LEVEL", .help = "debug, info, warn or error." },
 };
 static const struct conf_program program = {
-    .command = "outwork dev", .summary = "Run server and worker on this machine.", .usage = "[options]",
+    .command = "outwork dev", .summary = "Run server and worker on this machine, with --route edge and gateway too.", .usage = "[options]",
     .epilog = "It prints two exports for the official SDKs and CLI, then logs until you press Ctrl-C. Run it again: keys, sessions and workspaces are still there.\n",
     .keys = keys, .n_keys = COUNT_OF(keys),
 };
 
-struct dev {
-    struct settings s;
-    struct ev *ev;
-    struct http_client *http;
-    struct ev_timer timer;
-    struct ev_child server, worker;
-    struct secret *api_key, *env_key;
-    char base[128], env_id[ID_MAX], path[4096];
-    int64_t deadline_ms;
-    int status;
-    bool server_up, worker_up, stopping;
-};
+static const char *const role_names[DEV_ROLES] = { "worker", "gateway", "edge", "server" };
 
-static void finish_if_down(struct dev *d)
+static bool any_up(const struct dev *d)
 {
-    if (!d->server_up && !d->worker_up)
-        ev_stop(d->ev);
+    for (int i = 0; i < DEV_ROLES; i++)
+        if (d->role[i].up)
+            return true;
+    return false;
 }
 
 static void on_stop_timeout(struct ev_timer *t)
 {
     struct dev *d = container_of(t, struct dev, timer);
-    if (d->server_up)
-        kill(d->server.pid, SIGKILL);
-    if (d->worker_up)
-        kill(d->worker.pid, SIGKILL);
+    for (int i = 0; i < DEV_ROLES; i++)
+        if (d->role[i].up)
+            kill(d->role[i].child.pid, SIGKILL);
+}
+
+/* One after the other: the worker posts what it has before its server may go. */
+static void stop_next(struct dev *d)
+{
+    for (int i = 0; i < DEV_ROLES; i++)
+        if (d->role[i].up) {
+            kill(d->role[i].child.pid, SIGTERM);
+            return;
+        }
+    ev_stop(d->ev);
 }
 
 static void stop_all(struct dev *d, int status)
@@ -82,42 +78,30 @@ static void stop_all(struct dev *d, int status)
         return;
     d->stopping = true;
     d->status = status;
-    if (d->worker_up)
-        kill(d->worker.pid, SIGTERM);
-    else if (d->server_up)
-        kill(d->server.pid, SIGTERM);
     ev_timer_set(d->ev, &d->timer, STOP_WAIT_MS, on_stop_timeout);
-    finish_if_down(d);
+    stop_next(d);
 }
 
-static void fail(struct dev *d, const char *what)
+void dev_fail(struct dev *d, const char *what)
 {
     fprintf(stderr, "outwork dev: %s\n", what);
     stop_all(d, 1);
 }
 
-static void on_server_exit(struct ev_child *c, int status)
+static void on_exit_of(struct ev_child *c, int status)
 {
-    struct dev *d = container_of(c, struct dev, server);
-    d->server_up = false;
-    if (!d->stopping) {
-        fprintf(stderr, "outwork dev: the server ended (wait status 0x%x); see its messages above\n", status);
-        stop_all(d, 1);
-    }
-    finish_if_down(d);
-}
-
-static void on_worker_exit(struct ev_child *c, int status)
-{
-    struct dev *d = container_of(c, struct dev, worker);
-    d->worker_up = false;
-    if (!d->stopping) {
-        fprintf(stderr, "outwork dev: the worker ended (wait status 0x%x); see its messages above\n", status);
+    struct dev_child *r = container_of(c, struct dev_child, child);
+    struct dev *d = r->dev;
+    bool awaited = d->stopping;
+    r->up = false;
+    if (!awaited) {
+        fprintf(stderr, "outwork dev: the %s ended (wait status 0x%x); see its messages above\n", role_names[r - d->role], status);
         stop_all(d, WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
-    } else if (d->server_up) {
-        kill(d->server.pid, SIGTERM);      /* the worker has posted what it had: now the server may go */
+    } else {
+        stop_next(d);
     }
-    finish_if_down(d);
+    if (!any_up(d))
+        ev_stop(d->ev);
 }
 
 static void on_signal(void *ctx, int signo)
@@ -126,18 +110,32 @@ static void on_signal(void *ctx, int signo)
     stop_all(ctx, 0);
 }
 
-static int spawn_self(struct dev *d, char *const *argv, char *const *envp, struct ev_child *c, void (*cb)(struct ev_child *, int))
+int dev_spawn(struct dev *d, enum dev_role role, char *const *argv, char *const *envp)
 {
     struct err e = { 0 };
     struct proc_spec p = { .path = "/proc/self/exe", .argv = argv, .envp = envp, .fd_in = -1, .fd_out = 1, .fd_err = 2, .new_group = true };
+    struct dev_child *r = &d->role[role];
     pid_t pid;
     int pidfd = -1;
     if (proc_spawn(&p, &pid, &pidfd, &e) < 0) {
-        fail(d, e.msg);
+        dev_fail(d, e.msg);
         return RC_IO;
     }
     close(pidfd);
-    return ev_child_start(d->ev, c, pid, cb);
+    r->dev = d;
+    int rc = ev_child_start(d->ev, &r->child, pid, on_exit_of);
+    r->up = rc == RC_OK;
+    return rc;
+}
+
+char *dev_env(const char *name, const char *value) { return str_printf("%s=%s", name, value); }
+
+void dev_env_free(char *const *envp)
+{
+    for (size_t i = 0; envp[i]; i++) {
+        wipe(envp[i], strlen(envp[i]));
+        free(envp[i]);
+    }
 }
 
 /* The few variables that the worker needs and users set, plus its own credentials: nothing else is handed down. */
@@ -146,23 +144,21 @@ static void start_worker(struct dev *d)
     char *data = str_printf("%s/worker", d->s.data), *sessions = str_printf("%lld", (long long)d->s.max_sessions);
     char *argv[] = { "outwork", "worker", "--state-dir", data, "--max-sessions", sessions, "--sandbox-network", d->s.network,
                      "--log-level", d->s.log_level, NULL };
-    char *envp[] = { str_printf("ANTHROPIC_BASE_URL=%s", d->base), str_printf("ANTHROPIC_ENVIRONMENT_ID=%s", d->env_id),
-                     str_printf("ANTHROPIC_ENVIRONMENT_KEY=%s", secret_text(d->env_key)), str_dup("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), NULL };
-    if (spawn_self(d, argv, envp, &d->worker, on_worker_exit) == RC_OK)
-        d->worker_up = true;
-    wipe(envp[2], strlen(envp[2]));
-    for (size_t i = 0; envp[i]; i++)
-        free(envp[i]);
+    char *envp[] = { dev_env("ANTHROPIC_BASE_URL", d->base), dev_env("ANTHROPIC_ENVIRONMENT_ID", d->env_id),
+                     dev_env("ANTHROPIC_ENVIRONMENT_KEY", secret_text(d->env_key)), str_dup(DEV_PATH), NULL };
+    int rc = dev_spawn(d, DEV_WORKER, argv, envp);
+    dev_env_free(envp);
     free(data);
     free(sessions);
-    if (!d->worker_up)
+    if (rc < 0)
         return;
     printf("\nexport ANTHROPIC_BASE_URL=%s\nexport ANTHROPIC_API_KEY=%s\n\nenvironment: %s (local)   data: %s   press Ctrl-C to stop\n\n", d->base,
            secret_text(d->api_key), d->env_id, d->s.data);
+    dev_tunnel_print(d);
     fflush(stdout);
 }
 
-static void call(struct dev *d, const char *method, const char *path, const char *body, void (*done)(void *, int, const struct http_response *, const struct err *))
+void dev_call(struct dev *d, const char *method, const char *path, const char *body, void (*done)(void *, int, const struct http_response *, const struct err *))
 {
     char *url = str_printf("%s%s", d->base, path);
     struct http_request r = { .method = method, .url = url, .headers = body ? BETA "content-type: application/json\r\n" : BETA, .bearer = d->api_key,
@@ -180,7 +176,7 @@ static void on_env_key(void *ctx, int rc, const struct http_response *r, const s
     if (rc == RC_OK && r->status / 100 == 2 && js_parse(buf_data(r->body), buf_len(r->body), JS_BODY_MAX, &j, &pe) == RC_OK)
         key = js_str(j, "key");
     if (!key) {
-        fail(d, rc < 0 ? e->msg : "the server made no environment key");
+        dev_fail(d, rc < 0 ? e->msg : "the server made no environment key");
         return;
     }
     d->env_key = secret_new(key, strlen(key));
@@ -200,10 +196,10 @@ static void have_environment(struct dev *d)
     if (same && secret_read_file(file, &d->env_key, &e) == RC_OK) {
         start_worker(d);
     } else if (fd_write_file_atomic(id_file, d->env_id, strlen(d->env_id), 0600, &e) < 0) {
-        fail(d, e.msg);
+        dev_fail(d, e.msg);
     } else {
         char *path = str_printf("/outwork/v1/environments/%s/keys", d->env_id);
-        call(d, "POST", path, "{\"name\":\"dev\"}", on_env_key);
+        dev_call(d, "POST", path, "{\"name\":\"dev\"}", on_env_key);
         free(path);
     }
     free(file);
@@ -226,7 +222,7 @@ static void on_environments(void *ctx, int rc, const struct http_response *r, co
     if (d->env_id[0])
         have_environment(d);
     else
-        fail(d, rc < 0 ? e->msg : "no environment 'local' could be made or found");
+        dev_fail(d, rc < 0 ? e->msg : "no environment 'local' could be made or found");
 }
 
 static void on_environment(void *ctx, int rc, const struct http_response *r, const struct err *e)
@@ -235,7 +231,7 @@ static void on_environment(void *ctx, int rc, const struct http_response *r, con
     AUTO_JS j = NULL;
     struct err pe = { 0 };
     if (rc == RC_OK && r->status == 409) {
-        call(d, "GET", "/v1/environments?limit=100", NULL, on_environments);
+        dev_call(d, "GET", "/v1/environments?limit=100", NULL, on_environments);
         return;
     }
     if (rc == RC_OK && r->status == 200 && js_parse(buf_data(r->body), buf_len(r->body), JS_BODY_MAX, &j, &pe) == RC_OK && js_str(j, "id")) {
@@ -243,7 +239,12 @@ static void on_environment(void *ctx, int rc, const struct http_response *r, con
         have_environment(d);
         return;
     }
-    fail(d, rc < 0 ? e->msg : "the server refused to make the environment 'local'");
+    dev_fail(d, rc < 0 ? e->msg : "the server refused to make the environment 'local'");
+}
+
+void dev_have_tunnel(struct dev *d)
+{
+    dev_call(d, "POST", "/v1/environments", "{\"name\":\"local\",\"config\":{\"type\":\"self_hosted\"}}", on_environment);
 }
 
 static void try_ready(struct ev_timer *t);
@@ -253,10 +254,12 @@ static void on_ready(void *ctx, int rc, const struct http_response *r, const str
     (void)e;
     if (d->stopping)
         return;
-    if (rc == RC_OK && r->status == 200)
-        call(d, "POST", "/v1/environments", "{\"name\":\"local\",\"config\":{\"type\":\"self_hosted\"}}", on_environment);
+    if (rc == RC_OK && r->status == 200 && d->s.routes.n)
+        dev_tunnel_start(d);
+    else if (rc == RC_OK && r->status == 200)
+        dev_have_tunnel(d);
     else if (ev_now_ms(d->ev) > d->deadline_ms)
-        fail(d, "the server did not become ready");
+        dev_fail(d, "the server did not become ready");
     else
         ev_timer_set(d->ev, &d->timer, READY_STEP_MS, try_ready);
 }
@@ -264,12 +267,12 @@ static void on_ready(void *ctx, int rc, const struct http_response *r, const str
 static void try_ready(struct ev_timer *t)
 {
     struct dev *d = container_of(t, struct dev, timer);
-    call(d, "GET", "/readyz", NULL, on_ready);
+    dev_call(d, "GET", "/readyz", NULL, on_ready);
 }
 
 static int start_server(struct dev *d)
 {
-    char *argv[24], *data = str_printf("%s/server", d->s.data);
+    char *argv[DEV_ARGS_MAX], *data = str_printf("%s/server", d->s.data);
     size_t n = 0;
     argv[n++] = "outwork", argv[n++] = "server", argv[n++] = "--data", argv[n++] = data, argv[n++] = "--listen", argv[n++] = d->s.listen;
     argv[n++] = "--tunnel-domain", argv[n++] = d->s.tunnel_domain;
@@ -280,9 +283,12 @@ static int start_server(struct dev *d)
         argv[n++] = "--model-key-file", argv[n++] = d->s.model_key_file;
     if (d->s.script_file)
         argv[n++] = "--script-file", argv[n++] = d->s.script_file;
+    size_t own = n;
+    dev_tunnel_server_args(d, argv, &n);
     argv[n] = NULL;
-    int rc = spawn_self(d, argv, NULL, &d->server, on_server_exit);
-    d->server_up = rc == RC_OK;
+    int rc = dev_spawn(d, DEV_SERVER, argv, NULL);
+    while (n > own)
+        free(argv[--n]);
     free(data);
     return rc;
 }
@@ -313,6 +319,7 @@ static int dev_start(struct dev *d, struct err *e)
     TRY(fd_mkdirs(d->s.data, 0755, e));      /* the sandbox's uid must be able to pass through to its own workspace */
     TRY(fd_mkdirs(dir, 0700, e));
     TRY(load_api_key(d, e));
+    TRY(dev_tunnel_prepare(d, e));
     if (!d->s.provider)
         d->s.provider = str_dup(d->s.model_key_file || getenv("ANTHROPIC_API_KEY") ? "anthropic" : "script");
     snprintf(d->base, sizeof d->base, "http://%s%s", d->s.listen[0] == ':' ? "127.0.0.1" : "", d->s.listen);
@@ -329,7 +336,7 @@ static int dev_start(struct dev *d, struct err *e)
 
 int cmd_dev(int argc, char **argv)
 {
-    struct dev d = { .server.pid = -1, .worker.pid = -1 };
+    struct dev d = { 0 };
     struct conf_list pos = { 0 };
     struct err e = { 0 };
     bool help = false;
@@ -337,6 +344,8 @@ int cmd_dev(int argc, char **argv)
     if (rc == RC_OK && !help && pos.n)
         rc = err_set(&e, RC_INVALID, "unexpected argument '%s'", pos.item[0]);
     free(pos.item);
+    if (rc == RC_OK && !help)
+        rc = dev_tunnel_check(&d, &e);
     if (rc < 0 || help) {
         if (rc < 0)
             fprintf(stderr, "outwork dev: %s\n", e.msg);
@@ -353,6 +362,7 @@ int cmd_dev(int argc, char **argv)
     ev_free(d.ev);
     secret_free(d.api_key);
     secret_free(d.env_key);
+    secret_free(d.edge_key);
     conf_free(&program, &d.s);
     return d.status;
 }
