@@ -276,7 +276,7 @@ static int start_server(struct dev *d)
     size_t n = 0;
     argv[n++] = "outwork", argv[n++] = "server", argv[n++] = "--data", argv[n++] = data, argv[n++] = "--listen", argv[n++] = d->s.listen;
     argv[n++] = "--tunnel-domain", argv[n++] = d->s.tunnel_domain;
-    argv[n++] = "--log-level", argv[n++] = d->s.log_level, argv[n++] = "--model-provider", argv[n++] = d->s.provider;
+    argv[n++] = "--log-level", argv[n++] = d->s.log_level, argv[n++] = "--log-format", argv[n++] = "text", argv[n++] = "--model-provider", argv[n++] = d->s.provider;
     if (d->s.model_url)
         argv[n++] = "--model-url", argv[n++] = d->s.model_url;
     if (d->s.model_key_file)

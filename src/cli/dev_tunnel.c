@@ -155,7 +155,7 @@ static void start(struct dev *d)
     AUTO_FREE char *gateway = str_printf("127.0.0.1:%u", d->gateway_port), *provider = str_printf("127.0.0.1:%u", d->provider_port), *crt = path_of(d, "keys/edge.crt"),
                    *key = path_of(d, "keys/edge.key"), *ca = path_of(d, "keys/ca.crt");
     char *argv[] = { "outwork", "edge", "--server", d->base, "--gateway-listen", gateway, "--provider-listen", provider, "--admin-listen", "127.0.0.1:0", "--tls-cert", crt,
-                     "--tls-key", key, "--provider-client-ca", ca, "--log-level", d->s.log_level, NULL };
+                     "--tls-key", key, "--provider-client-ca", ca, "--log-level", d->s.log_level, "--log-format", "text", NULL };
     char *envp[] = { dev_env("OUTWORK_EDGE_KEY", secret_text(d->edge_key)), str_dup(DEV_PATH), NULL };
     int rc = dev_spawn(d, DEV_EDGE, argv, envp);
     dev_env_free(envp);
