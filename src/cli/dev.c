@@ -98,6 +98,10 @@ static void on_exit_of(struct ev_child *c, int status)
         fprintf(stderr, "outwork dev: the %s ended (wait status 0x%x); see its messages above\n", role_names[r - d->role], status);
         stop_all(d, WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
     } else {
+        if (status != 0) {
+            fprintf(stderr, "outwork dev: the %s did not end well (wait status 0x%x); see its messages above\n", role_names[r - d->role], status);
+            d->status = d->status ? d->status : 1;
+        }
         stop_next(d);
     }
     if (!any_up(d))

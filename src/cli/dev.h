@@ -30,7 +30,7 @@ struct dev {
     struct ev_timer timer;
     struct dev_child role[DEV_ROLES];
     struct secret *api_key, *env_key, *edge_key;
-    char base[128], env_id[ID_MAX], domain[256];     /* domain: of the tunnel, "" without routes */
+    char base[128], env_id[ID_MAX], tunnel_id[ID_MAX], domain[256];      /* of the tunnel: "" without routes */
     uint16_t provider_port, gateway_port;            /* of the edge */
     int64_t deadline_ms;
     int status;

@@ -17,6 +17,8 @@
 
 #define NAME_MAX_LEN 63                      /* a label of a host name, RFC 1035 */
 #define STDIO "stdio:"
+#define CONNECTED_WAIT_MS 20000
+#define CONNECTED_STEP_MS 50
 
 static char *path_of(const struct dev *d, const char *name) { return str_printf("%s/tunnel/%s", d->s.data, name); }
 
@@ -133,20 +135,53 @@ static int write_config(struct dev *d, const char *file, struct err *e)
     return fd_write_file_atomic(file, text, strlen(text), 0600, e);
 }
 
+static int read_line(const struct dev *d, const char *name, char *ret, size_t cap, struct err *e)
+{
+    AUTO_FREE char *file = path_of(d, name), *text = NULL;
+    TRY(fd_read_file(AT_FDCWD, file, cap - 1, &text, NULL, e));
+    text[strcspn(text, " \r\n")] = '\0';
+    return str_copy(ret, cap, text) ? RC_OK : err_set(e, RC_TOO_LARGE, "%s is too long", file);
+}
+
 static int start_gateway(struct dev *d, struct err *e)
 {
-    AUTO_FREE char *out = str_printf("dir:%s/tunnel/gateway", d->s.data), *config = path_of(d, "gateway.yaml"), *file = path_of(d, "gateway/tunnel-domain"), *domain = NULL;
+    AUTO_FREE char *out = str_printf("dir:%s/tunnel/gateway", d->s.data), *config = path_of(d, "gateway.yaml");
     char *init[] = { "outwork", "gateway", "init", "--api-url", d->base, "--output", out, "--display-name", "dev", NULL };
     char *envp[] = { dev_env("ANTHROPIC_API_KEY", secret_text(d->api_key)), str_dup(DEV_PATH), NULL };
     int rc = run(init, envp, e);
     dev_env_free(envp);
     TRY(rc);
-    TRY(fd_read_file(AT_FDCWD, file, sizeof d->domain - 1, &domain, NULL, e));
-    domain[strcspn(domain, " \r\n")] = '\0';
-    (void)str_copy(d->domain, sizeof d->domain, domain);
+    TRY(read_line(d, "gateway/tunnel-domain", d->domain, sizeof d->domain, e));
+    TRY(read_line(d, "gateway/tunnel-id", d->tunnel_id, sizeof d->tunnel_id, e));
     TRY(write_config(d, config, e));
     char *argv[] = { "outwork", "gateway", "--config", config, "--log-level", d->s.log_level, NULL };
     return dev_spawn(d, DEV_GATEWAY, argv, NULL);
+}
+
+static void ask_connected(struct ev_timer *t);
+
+static void on_tunnel(void *ctx, int rc, const struct http_response *r, const struct err *e)
+{
+    struct dev *d = ctx;
+    AUTO_JS j = NULL;
+    struct err pe = { 0 };
+    (void)e;
+    if (d->stopping)
+        return;
+    if (rc == RC_OK && r->status == 200 && js_parse(buf_data(r->body), buf_len(r->body), JS_BODY_MAX, &j, &pe) == RC_OK && js_int(j, "connections", 0) > 0)
+        dev_have_tunnel(d);
+    else if (ev_now_ms(d->ev) > d->deadline_ms)
+        dev_fail(d, "the gateway did not connect to the edge");
+    else
+        ev_timer_set(d->ev, &d->timer, CONNECTED_STEP_MS, ask_connected);
+}
+
+/* Who reads the URLs shall be able to use them. */
+static void ask_connected(struct ev_timer *t)
+{
+    struct dev *d = container_of(t, struct dev, timer);
+    AUTO_FREE char *path = str_printf("/outwork/v1/tunnels/%s", d->tunnel_id);
+    dev_call(d, "GET", path, NULL, on_tunnel);
 }
 
 static void start(struct dev *d)
@@ -161,8 +196,10 @@ static void start(struct dev *d)
     dev_env_free(envp);
     if (rc == RC_OK && start_gateway(d, &e) < 0)
         dev_fail(d, e.msg[0] ? e.msg : "the gateway cannot be started");
-    if (!d->stopping)
-        dev_have_tunnel(d);
+    if (d->stopping)
+        return;
+    d->deadline_ms = ev_now_ms(d->ev) + CONNECTED_WAIT_MS;
+    ev_timer_set(d->ev, &d->timer, CONNECTED_STEP_MS, ask_connected);
 }
 
 static void on_edge_key(void *ctx, int rc, const struct http_response *r, const struct err *e)
