@@ -1,3 +1,4 @@
+/* server/mcp/params.c - see params.h */
 #include "server/mcp/params.h"
 
 #include <math.h>
