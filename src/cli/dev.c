@@ -171,24 +171,30 @@ void dev_call(struct dev *d, const char *method, const char *path, const char *b
     free(url);
 }
 
-static void on_env_key(void *ctx, int rc, const struct http_response *r, const struct err *e)
+struct secret *dev_new_key(struct dev *d, int rc, const struct http_response *r, const struct err *e, const char *what, const char *file)
 {
-    struct dev *d = ctx;
     AUTO_JS j = NULL;
     struct err pe = { 0 };
     const char *key = NULL;
     if (rc == RC_OK && r->status / 100 == 2 && js_parse(buf_data(r->body), buf_len(r->body), JS_BODY_MAX, &j, &pe) == RC_OK)
         key = js_str(j, "key");
     if (!key) {
-        dev_fail(d, rc < 0 ? e->msg : "the server made no environment key");
-        return;
+        AUTO_FREE char *why = str_printf("the server made no %s", what);
+        dev_fail(d, rc < 0 ? e->msg : why);
+        return NULL;
     }
-    d->env_key = secret_new(key, strlen(key));
-    char *file = str_printf("%s/environment-key", d->s.data);
     if (fd_write_file_atomic(file, key, strlen(key), 0600, &pe) < 0)
-        log_err(LOG_WARN, "dev.environment_key_file", &pe);
-    free(file);
-    start_worker(d);
+        log_err(LOG_WARN, "dev.key_file", &pe);
+    return secret_new(key, strlen(key));
+}
+
+static void on_env_key(void *ctx, int rc, const struct http_response *r, const struct err *e)
+{
+    struct dev *d = ctx;
+    AUTO_FREE char *file = str_printf("%s/environment-key", d->s.data);
+    d->env_key = dev_new_key(d, rc, r, e, "environment key", file);
+    if (d->env_key)
+        start_worker(d);
 }
 
 static void have_environment(struct dev *d)

@@ -45,6 +45,8 @@ MUST_CHECK int dev_spawn(struct dev *d, enum dev_role role, char *const *argv, c
 void dev_call(struct dev *d, const char *method, const char *path, const char *body, void (*done)(void *, int, const struct http_response *, const struct err *));
 /* What comes after edge and gateway, or at once without routes: environment and worker. */
 void dev_have_tunnel(struct dev *d);
+/* The key in the server's answer, kept in `file` for the next start; NULL: there is none, and dev_fail() has said so. */
+struct secret *dev_new_key(struct dev *d, int rc, const struct http_response *r, const struct err *e, const char *what, const char *file);
 /* "NAME=VALUE" of a secret, malloc'd; wiped by dev_env_free. */
 char *dev_env(const char *name, const char *value);
 void dev_env_free(char *const *envp);

@@ -11,7 +11,6 @@
 #include "base/str.h"
 #include "cli/dev.h"
 #include "json/js.h"
-#include "log/log.h"
 #include "net/net.h"
 #include "proc/proc.h"
 
@@ -205,20 +204,10 @@ static void start(struct dev *d)
 static void on_edge_key(void *ctx, int rc, const struct http_response *r, const struct err *e)
 {
     struct dev *d = ctx;
-    AUTO_JS j = NULL;
-    struct err pe = { 0 };
-    const char *key = NULL;
-    if (rc == RC_OK && r->status / 100 == 2 && js_parse(buf_data(r->body), buf_len(r->body), JS_BODY_MAX, &j, &pe) == RC_OK)
-        key = js_str(j, "key");
-    if (!key) {
-        dev_fail(d, rc < 0 ? e->msg : "the server made no edge key");
-        return;
-    }
-    d->edge_key = secret_new(key, strlen(key));
     AUTO_FREE char *file = path_of(d, "edge-key");
-    if (fd_write_file_atomic(file, key, strlen(key), 0600, &pe) < 0)
-        log_err(LOG_WARN, "dev.edge_key_file", &pe);
-    start(d);
+    d->edge_key = dev_new_key(d, rc, r, e, "edge key", file);
+    if (d->edge_key)
+        start(d);
 }
 
 void dev_tunnel_start(struct dev *d)
