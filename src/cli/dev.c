@@ -45,14 +45,6 @@ static const struct conf_program program = {
 
 static const char *const role_names[DEV_ROLES] = { "worker", "gateway", "edge", "server" };
 
-static bool any_up(const struct dev *d)
-{
-    for (int i = 0; i < DEV_ROLES; i++)
-        if (d->role[i].up)
-            return true;
-    return false;
-}
-
 static void on_stop_timeout(struct ev_timer *t)
 {
     struct dev *d = container_of(t, struct dev, timer);
@@ -92,9 +84,8 @@ static void on_exit_of(struct ev_child *c, int status)
 {
     struct dev_child *r = container_of(c, struct dev_child, child);
     struct dev *d = r->dev;
-    bool awaited = d->stopping;
     r->up = false;
-    if (!awaited) {
+    if (!d->stopping) {
         fprintf(stderr, "outwork dev: the %s ended (wait status 0x%x); see its messages above\n", role_names[r - d->role], status);
         stop_all(d, WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
     } else {
@@ -104,8 +95,6 @@ static void on_exit_of(struct ev_child *c, int status)
         }
         stop_next(d);
     }
-    if (!any_up(d))
-        ev_stop(d->ev);
 }
 
 static void on_signal(void *ctx, int signo)
