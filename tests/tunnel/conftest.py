@@ -1,7 +1,8 @@
 """Fixtures of the edge's tests. `world` makes edges, gateways and clients; everything ends with the test, and logs are shown when it fails."""
 import pytest
 
-from edge_harness import Acceptor, Backend, Control, Edge, HttpsBackend, Keys
+from edge_harness import Acceptor, Backend, Control, Edge, HttpsBackend, Keys, failed
+from fault_harness import Rig, own_address
 
 
 @pytest.fixture(scope="session")
@@ -67,4 +68,23 @@ def pytest_runtest_makereport(item, call):
 def world(keys, request):
     w = World(keys)
     yield w
-    w.close(failed=getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
+    w.close(failed(request))
+
+
+# ---- the real programs on an address of their own (fault_harness.py) ----
+
+@pytest.fixture(scope="module")
+def address():
+    return own_address()
+
+
+@pytest.fixture(scope="module")
+def address_keys(tmp_path_factory, address):
+    return Keys(tmp_path_factory.mktemp("outer"), f"127.0.0.1,localhost,{address}")
+
+
+@pytest.fixture
+def rig(tmp_path, address_keys, address, request):
+    r = Rig(tmp_path, address_keys, address)
+    yield r
+    r.close(failed(request))

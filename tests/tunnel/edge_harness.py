@@ -38,6 +38,11 @@ def wait_for(what, timeout=20.0, step=0.02, why="condition"):
         time.sleep(step)
 
 
+def failed(request) -> bool:
+    """Whether the test has failed, or not even run: then the logs are shown."""
+    return getattr(request.node, "report_call", None) is None or request.node.report_call.failed
+
+
 def make_token(tunnel_id: str) -> str:
     body = {"a": "org_test", "s": base64.b64encode(secrets.token_bytes(32)).decode(), "t": tunnel_id}
     return base64.b64encode(json.dumps(body).encode()).decode()

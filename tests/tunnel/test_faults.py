@@ -9,27 +9,10 @@ import time
 
 import pytest
 
-from edge_harness import SLOW, Keys, Refused, Stream, wait_for
-from fault_harness import Cut, Inner, Rig, Watched, new_id, outcome, own_address
+from edge_harness import SLOW, Refused, Stream, wait_for
+from fault_harness import Cut, Inner, Rig, Watched, new_id, outcome
 
 BODY = 200_000
-
-
-@pytest.fixture(scope="module")
-def address():
-    return own_address()
-
-
-@pytest.fixture(scope="module")
-def address_keys(tmp_path_factory, address):
-    return Keys(tmp_path_factory.mktemp("outer"), f"127.0.0.1,localhost,{address}")
-
-
-@pytest.fixture
-def rig(tmp_path, address_keys, address, request):
-    r = Rig(tmp_path, address_keys, address)
-    yield r
-    r.close(failed=getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
 
 
 class Field:

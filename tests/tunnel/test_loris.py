@@ -10,30 +10,13 @@ import urllib.request
 import pytest
 
 from cloudflared import DOMAIN as CF_DOMAIN, Behind, WebSocket, frame
-from edge_harness import SLOW, Keys, wait_for
-from fault_harness import Rig, Watched, admin_port, metric, new_id, outcome, own_address, passthrough
+from edge_harness import SLOW, wait_for
+from fault_harness import Watched, admin_port, metric, new_id, outcome, passthrough
 from gw_harness import Upstream
 
 PLACES = 32                                  # unfinished handshakes that a listener of the edge may have
 STUCK = 3 * PLACES
 ADMIN_STUCK = 100                            # more than an admin listener takes at once
-
-
-@pytest.fixture(scope="module")
-def address():
-    return own_address()
-
-
-@pytest.fixture(scope="module")
-def address_keys(tmp_path_factory, address):
-    return Keys(tmp_path_factory.mktemp("outer"), f"127.0.0.1,localhost,{address}")
-
-
-@pytest.fixture
-def rig(tmp_path, address_keys, address, request):
-    r = Rig(tmp_path, address_keys, address)
-    yield r
-    r.close(failed=getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
 
 
 def hello(host="x.example") -> bytes:

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from edge_harness import SLOW, Keys, wait_for
+from edge_harness import SLOW, Keys, failed, wait_for
 from fault_harness import SCALE, Rig, Watched, new_id, outcome, provider
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"   # edge; gateway. Only inside the namespaces
@@ -160,7 +160,7 @@ def net(tmp_path, address_keys, request):
     finally:
         try:
             wire.loss(0)
-            rig.close(failed=getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
+            rig.close(failed(request))
         finally:
             for x in rig.relays:
                 x.close()

@@ -13,7 +13,7 @@ import anthropic
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
-from edge_harness import SLOW, Edge, Keys, wait_for  # noqa: E402
+from edge_harness import SLOW, Edge, Keys, failed, wait_for  # noqa: E402
 from fake_model import FakeModel  # noqa: E402
 from fault_harness import own_address  # noqa: E402
 from gw_harness import Authority, Gateway  # noqa: E402
@@ -123,7 +123,7 @@ class Office:
 def office(tmp_path, request):
     o = Office(tmp_path)
     yield o
-    o.close(getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
+    o.close(failed(request))
 
 
 class Load:

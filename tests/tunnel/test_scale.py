@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from edge_harness import SLOW, Keys, wait_for
-from fault_harness import CALL_S, SCALE, Cut, Rig, fds, metric, need_descriptors, new_id, own_address, passthrough, rss
+from edge_harness import SLOW, wait_for
+from fault_harness import CALL_S, SCALE, Cut, Rig, fds, metric, need_descriptors, new_id, passthrough, rss
 
 KIB, MIB = 1024, 1024 * 1024
 STALLED = 8
@@ -21,23 +21,6 @@ IDLE = 10_000 // SCALE
 IDLE_COST = 48 * KIB * (4 if SLOW > 1 else 1)    # of one idle stream with its TLS: OpenSSL needs most of it, and a sanitizer three times as much
 CLIENTS = 5_000 // SCALE
 GATEWAYS, LINKS = 4, 50 // SCALE             # processes, connections of each
-
-
-@pytest.fixture(scope="module")
-def address():
-    return own_address()
-
-
-@pytest.fixture(scope="module")
-def address_keys(tmp_path_factory, address):
-    return Keys(tmp_path_factory.mktemp("outer"), f"127.0.0.1,localhost,{address}")
-
-
-@pytest.fixture
-def rig(tmp_path, address_keys, address, request):
-    r = Rig(tmp_path, address_keys, address)
-    yield r
-    r.close(failed=getattr(request.node, "report_call", None) is None or request.node.report_call.failed)
 
 
 def together(n, what, threads=8):
